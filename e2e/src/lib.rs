@@ -1,0 +1,18 @@
+//! Tools with which the suites drive Vivace from outside: real programs, a store that misbehaves, and the checker.
+//!
+//! | room | for |
+//! |---|---|
+//! | [`process`] | child processes: ready when a line or port says so, killed on drop; [`process::Node`] is our own |
+//! | [`tools`] | real programs (Collector, telemetrygen, MinIO, …), built or installed once and cached outside the repo |
+//! | [`stores`] | object stores started from those tools, with the settings to reach them |
+//! | [`s3`] | an S3 server in this process that fails on demand |
+//! | [`spans`] | spans that are pure functions of (seed, client, sequence number) |
+//! | [`ledger`] | what was acknowledged, and the verdict over what was read back |
+//! | [`client`] | OTLP and Tempo clients |
+//! | [`skip`] | saying loudly that a test did not run |
+//!
+//! Nothing here links our own crates: the binaries are met through their sockets and files, as users meet them. All
+//! traffic stays on loopback.
+
+pub mod s3;
+pub mod spans;
