@@ -1,0 +1,39 @@
+# Shortcuts. `just --list` shows them; nothing here is needed to build or test.
+
+# formatting, lints and tests; changes nothing
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo test --workspace
+
+# formats and applies what clippy can apply
+fix:
+    cargo clippy --workspace --all-targets --fix --allow-dirty
+    cargo fmt --all
+
+# the tests of one crate: just test block
+test CRATE:
+    cargo test -p vivace-{{CRATE}}
+
+# a node on this machine
+up *ARGS:
+    cargo run --release --bin vivace -- standalone {{ARGS}}
+
+# realistic traces against it
+load *ARGS:
+    cargo run --release --bin vivace -- load {{ARGS}}
+
+# every gate of the block layout, as ratios in one run
+bench:
+    cargo bench -p vivace-wire
+    cargo bench -p vivace-block
+
+# what lands has to pass this
+ci:
+    bash .ci/run
+
+doc:
+    cargo doc --workspace --no-deps
+
+deny:
+    cargo deny check
