@@ -60,6 +60,8 @@ pub struct SpanTable {
     trace_index: HashTable<u32>,
     hasher: DefaultHashBuilder,
     trace: Vec<u32>,
+    /// Rows by (trace, span id). A row may be missing where two spans of a trace share an id; see [`SpanTable::find_spans`].
+    span_index: HashTable<u32>,
     span_id: Vec<[u8; 8]>,
     parent_span_id: Vec<[u8; 8]>,
     start: Vec<u64>,
@@ -155,6 +157,94 @@ impl SpanTable {
                 Err(error)
             }
         }
+    }
+
+    /// Appends one span unless the table already holds an equal one: the same trace, span id, and every other field. A
+    /// sender that repeats a span in another batch, after a lost answer, is thereby counted once.
+    ///
+    /// Returns the new row, or `None` for a span that was there. Errors as [`SpanTable::append`].
+    pub fn append_distinct(&mut self, resource: u32, scope: u32, span: &[u8]) -> Result<Option<u32>, Malformed> {
+        let row = self.append(resource, scope, span)?;
+        let hash = self.span_hash(row);
+        let twin = self
+            .span_index
+            .find(hash, |other| self.is_same_id(*other, row))
+            .copied();
+        if let Some(twin) = twin
+            && self
+                .find_spans(twin)
+                .any(|other| other != row && self.is_equal_span(other, row))
+        {
+            self.take_back(row, span.len());
+            return Ok(None);
+        }
+        let Self {
+            span_index,
+            hasher,
+            trace,
+            span_id,
+            ..
+        } = self;
+        span_index.insert_unique(hash, row, |row| span_hash(hasher, trace, span_id, *row));
+        Ok(Some(row))
+    }
+
+    /// Rows appended by [`SpanTable::append_distinct`] that share trace and span id with `row`.
+    fn find_spans(&self, row: u32) -> impl Iterator<Item = u32> + '_ {
+        let hash = self.span_hash(row);
+        self.span_index
+            .iter_hash(hash)
+            .copied()
+            .filter(move |other| self.is_same_id(*other, row))
+    }
+
+    fn span_hash(&self, row: u32) -> u64 {
+        span_hash(&self.hasher, &self.trace, &self.span_id, row)
+    }
+
+    fn is_same_id(&self, a: u32, b: u32) -> bool {
+        self.trace[a as usize] == self.trace[b as usize] && self.span_id[a as usize] == self.span_id[b as usize]
+    }
+
+    fn is_equal_span(&self, a: u32, b: u32) -> bool {
+        let (x, y) = (a as usize, b as usize);
+        let cheap = self.start[x] == self.start[y]
+            && self.duration[x] == self.duration[y]
+            && self.kind[x] == self.kind[y]
+            && self.name[x] == self.name[y]
+            && self.resource[x] == self.resource[y]
+            && self.scope[x] == self.scope[y];
+        if !cheap {
+            return false;
+        }
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        self.write_span(a, &mut one);
+        self.write_span(b, &mut other);
+        one == other
+    }
+
+    /// Removes the last row, whose trace, name and attribute values stand in earlier rows too.
+    fn take_back(&mut self, row: u32, otlp_bytes: usize) {
+        self.forget(row);
+        self.trace.pop();
+        self.span_id.pop();
+        self.parent_span_id.pop();
+        self.start.pop();
+        self.duration.pop();
+        self.kind.pop();
+        self.status.pop();
+        self.flags.pop();
+        self.name.pop();
+        self.resource.pop();
+        self.scope.pop();
+        for column in [
+            &mut self.dropped_attributes,
+            &mut self.dropped_events,
+            &mut self.dropped_links,
+        ] {
+            column.forget(row);
+        }
+        self.otlp_bytes -= otlp_bytes as u64;
     }
 
     fn append_fields(&mut self, row: u32, resource: u32, scope: u32, view: &SpanView<'_>) -> Result<(), Malformed> {
@@ -335,7 +425,7 @@ impl SpanTable {
         index
     }
 
-    /// Takes back what a failed append left behind in sparse columns.
+    /// Takes back what a failed append left behind in sparse columns of bytes.
     fn forget(&mut self, row: u32) {
         self.attributes.iter_mut().for_each(|column| column.forget(row));
         for column in [
@@ -570,6 +660,7 @@ impl SpanTable {
             + (self.flags.capacity() + self.name.capacity() + self.resource.capacity() + self.scope.capacity()) * 4;
         let interned = self.traces.capacity() * 16
             + self.trace_index.allocation_size()
+            + self.span_index.allocation_size()
             + self.attribute_index.allocation_size()
             + self.names.heap_bytes()
             + self.resources.heap_bytes()
@@ -589,6 +680,11 @@ impl SpanTable {
             + counts.iter().map(|column| column.heap_bytes()).sum::<usize>()
             + self.attributes.iter().map(AttributeColumn::heap_bytes).sum::<usize>()
     }
+}
+
+fn span_hash(hasher: &DefaultHashBuilder, trace: &[u32], span_id: &[[u8; 8]], row: u32) -> u64 {
+    let (trace, span_id) = (trace[row as usize], span_id[row as usize]);
+    hasher.hash_one((trace, u64::from_le_bytes(span_id)))
 }
 
 /// Writes one `attributes` field of a span.

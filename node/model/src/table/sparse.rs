@@ -110,6 +110,14 @@ impl SparseCounts {
         &self.counts
     }
 
+    /// Forgets the number of `row` if it is the last one.
+    pub(super) fn forget(&mut self, row: u32) {
+        if self.rows.last() == Some(&row) {
+            self.rows.pop();
+            self.counts.pop();
+        }
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         (self.rows.capacity() + self.counts.capacity()) * 4
     }

@@ -204,3 +204,37 @@ fn owners_come_apart_again() {
     assert!(read_owner(b"\x01\x09a").is_err());
     assert!(read_owner(b"\x00\x00a").is_err());
 }
+
+#[test]
+fn a_span_sent_twice_is_kept_once_and_a_shared_id_is_not_a_copy() {
+    let span = |name: &str, start: u64, attribute: &str| {
+        let (trace_id, span_id) = (vec![1; 16], vec![2; 8]);
+        let attributes = vec![text("k", attribute)];
+        Span {
+            trace_id,
+            span_id,
+            name: name.into(),
+            start_time_unix_nano: start,
+            attributes,
+            ..Default::default()
+        }
+        .encode_to_vec()
+    };
+    let mut table = SpanTable::new();
+    assert_eq!(table.append_distinct(0, 0, &span("a", 1, "x")).unwrap(), Some(0));
+    assert_eq!(table.append_distinct(0, 0, &span("a", 1, "x")).unwrap(), None);
+    assert_eq!(table.append_distinct(0, 0, &span("a", 1, "y")).unwrap(), Some(1));
+    assert_eq!(table.append_distinct(0, 0, &span("b", 1, "x")).unwrap(), Some(2));
+    assert_eq!(table.append_distinct(1, 0, &span("a", 1, "x")).unwrap(), Some(3));
+    assert_eq!(table.append_distinct(0, 0, &span("b", 1, "x")).unwrap(), None);
+    assert_eq!(
+        (
+            table.len(),
+            table.attribute(b"k", ValueType::String).unwrap().rows().len()
+        ),
+        (4, 4)
+    );
+    let mut bytes = Vec::new();
+    table.write_span(2, &mut bytes);
+    assert_eq!(bytes, span("b", 1, "x"));
+}
