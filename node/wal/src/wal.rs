@@ -25,7 +25,7 @@ use crate::vfs::Vfs;
 ///
 /// ```
 /// use std::{path::Path, sync::{Arc, mpsc}};
-/// use wal::{EntryRecord, GroupKey, SimVfs, Wal, WalOptions};
+/// use vivace_wal::{EntryRecord, GroupKey, SimVfs, Wal, WalOptions};
 ///
 /// let vfs = Arc::new(SimVfs::new(1));
 /// let options = WalOptions { segment_bytes: 65_536, quota_bytes: 1 << 20, ..WalOptions::new(7) };
@@ -36,7 +36,7 @@ use crate::vfs::Vfs;
 /// assert_eq!(wal.read(GroupKey(1), 1..2, 1024)?, [entry]); // at once
 /// durable.recv().expect("called once")?; // after the sync
 /// wal.close();
-/// # Ok::<(), wal::WalError>(())
+/// # Ok::<(), vivace_wal::WalError>(())
 /// ```
 #[derive(Clone)]
 pub struct Wal {
