@@ -1,0 +1,24 @@
+//! Bytes at the door: what comes in from exporters, what travels between our nodes, what goes out to Grafana.
+//!
+//! The way in: [`inflate`] undoes the content encoding, [`ingest`] checks every byte of the request in one pass and sorts
+//! its spans by shard, [`frame`] packs them into the sub-batches that the log keeps.
+//!
+//! What always holds:
+//! - Spans stay the bytes they arrived in. Nothing on the way in builds a struct per span.
+//! - A request is read completely before any of it is accepted: what is malformed is refused whole.
+//! - Arbitrary bytes never panic, and never allocate more than a small multiple of their size plus a constant.
+//!
+//! Not here: sockets and HTTP routes (`server`), what a span means (`model`), the log itself (`wal`).
+
+pub mod error;
+pub mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod inflate;
+pub mod ingest;
+
+pub use error::{Error, Kind};
+
+#[cfg(test)]
+#[path = "../benches/synthetic.rs"]
+mod synthetic;
