@@ -319,3 +319,18 @@ pub enum SecondStage {
     /// Samples that compare so with a number (a duration counts as seconds).
     Filter(CompareOp, Static),
 }
+
+impl MetricsExpr {
+    /// The spans it measures, when it measures one set of spans.
+    pub fn single_pipeline(&self) -> Option<&Pipeline> {
+        match self {
+            MetricsExpr::Pipeline { spans, .. } => Some(spans),
+            MetricsExpr::Staged(inner, _) => inner.single_pipeline(),
+            MetricsExpr::Math { lhs, rhs, .. } => match (&**lhs, &**rhs) {
+                (one, MetricsExpr::Scalar(_)) | (MetricsExpr::Scalar(_), one) => one.single_pipeline(),
+                _ => None,
+            },
+            MetricsExpr::Scalar(_) => None,
+        }
+    }
+}

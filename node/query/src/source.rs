@@ -108,9 +108,9 @@ pub struct TraceRows<'a> {
 
 /// Shape of the trees of a chunk that stands in depth-first order.
 ///
-/// The parent of a span is the span of its trace whose id is its parent id. Where a client and a server span share that id
-/// (Zipkin), it is the server one, except for the server span itself, whose parent is then the client one. Spans whose
-/// parent is not in the trace, and one span of every cycle, stand at distance 0.
+/// The parent of a span is the span of its trace whose id is its parent id; where several share that id, the earliest, but
+/// never the span itself. Spans whose parent is not in the trace, and the earliest span of every cycle, stand at distance 0.
+/// Siblings, roots and orphans stand by start, then span id. (The same rule as the block writer's.)
 #[derive(Clone, Copy, Debug)]
 pub struct Preorder<'a> {
     /// Per row: how many rows behind it are below it.

@@ -1,0 +1,291 @@
+//! One chunk's part of a search: candidates, stages, and the answer's rows, read last.
+
+use std::collections::BTreeMap;
+
+use model::{SpanId, TraceId};
+
+use super::context::{Context, Summary, TraceRun, service_column, text_or_empty};
+use super::physical::{Meaning, row_values};
+use super::pipeline::{Run, Spanset};
+use super::read::Reader;
+use crate::answer::{Place, Root, ServiceStats, SpanMatch, SpansetMatch, TraceMatch};
+use crate::budget::{BATCH, Budget};
+use crate::error::Result;
+use crate::field::Field;
+use crate::plan::SearchPlan;
+use crate::source::{Chunk, ColumnRef, TimeRange};
+use crate::value::{Static, Status};
+
+/// What one chunk contributes to a search.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChunkFinds {
+    /// Found traces that stand whole in the chunk, newest first, at most as many as the search wants.
+    pub traces: Vec<TraceMatch>,
+    /// Traces that are also elsewhere and may be in the answer: to be loaded whole and searched again.
+    pub split: Vec<SplitCandidate>,
+    /// What was looked at.
+    pub inspected: Inspected,
+}
+
+/// A trace to be joined before it can be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SplitCandidate {
+    /// Which.
+    pub trace_id: TraceId,
+    /// Earliest start seen of it in this chunk; the whole trace starts no later. A candidate whose place by this start is
+    /// already behind the floor of the answer need not be loaded.
+    pub start_unix_nanos: u64,
+}
+
+/// Counts of what a question looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// Spans.
+    pub spans: u64,
+    /// Traces.
+    pub traces: u64,
+}
+
+impl Inspected {
+    /// Adds another count.
+    pub fn add(&mut self, other: Inspected) {
+        self.spans += other.spans;
+        self.traces += other.traces;
+    }
+}
+
+/// A trace that is in the answer.
+struct Winner {
+    ordinal: u32,
+    summary: Summary,
+    sets: Vec<Spanset>,
+}
+
+/// See [`crate::search_chunk`].
+pub(crate) fn search_chunk(
+    search: &SearchPlan,
+    chunk: &dyn Chunk,
+    is_split: &dyn Fn(&TraceId) -> bool,
+    floor: Option<Place>,
+    budget: &Budget,
+) -> Result<ChunkFinds> {
+    let ctx = Context::new(chunk, budget);
+    let mut finds = ChunkFinds::default();
+    if ctx.rows == 0 {
+        return Ok(finds);
+    }
+    let run = Run::new(&ctx, &search.plan);
+    let candidates = run.candidates(is_split)?;
+    finds.inspected = Inspected {
+        spans: ctx.rows as u64,
+        traces: ctx.traces()?.ids.len() as u64,
+    };
+    let is_behind = |place: Place| floor.is_some_and(|floor| place > floor);
+
+    for ordinal in candidates.split {
+        let start_unix_nanos = ctx.summary(ordinal)?.start_unix_nanos;
+        let trace_id = ctx.trace_id(ordinal)?;
+        if !is_behind(Place::new(start_unix_nanos, trace_id)) {
+            finds.split.push(SplitCandidate {
+                trace_id,
+                start_unix_nanos,
+            });
+        }
+    }
+
+    let window = search.request.window;
+    if !window.overlaps(&chunk.time_range()) {
+        return Ok(finds);
+    }
+    let covered = window.covers(&chunk.time_range());
+    let mut places: Vec<(Place, u32)> = Vec::with_capacity(candidates.whole.len());
+    for (i, ordinal) in candidates.whole.iter().enumerate() {
+        if i % BATCH == 0 {
+            budget.check()?;
+        }
+        let place = Place::new(ctx.summary(*ordinal)?.start_unix_nanos, ctx.trace_id(*ordinal)?);
+        if !is_behind(place) && (covered || touches(&ctx, *ordinal, window)?) {
+            places.push((place, *ordinal));
+        }
+    }
+    places.sort_unstable();
+    let mut winners = Vec::new();
+    for (_, ordinal) in places {
+        budget.check()?;
+        let sets = run.trace(ordinal)?;
+        if !sets.is_empty() {
+            winners.push(Winner {
+                ordinal,
+                summary: ctx.summary(ordinal)?,
+                sets,
+            });
+            if winners.len() == search.request.limit {
+                break;
+            }
+        }
+    }
+    finds.traces = materialise(search, &ctx, winners)?;
+    Ok(finds)
+}
+
+/// Whether any span of the trace overlaps the window.
+fn touches(ctx: &Context<'_>, ordinal: u32, window: TimeRange) -> Result<bool> {
+    let (starts, durations) = (ctx.starts()?, ctx.durations()?);
+    Ok(ctx.run(ordinal)?.iter().any(|row| {
+        let start = starts.get(row).cast_unsigned();
+        let end = start.saturating_add(durations.get(row).max(0).cast_unsigned());
+        window.overlaps(&TimeRange {
+            start_unix_nanos: start,
+            end_unix_nanos: end,
+        })
+    }))
+}
+
+/// Fills answers; reads the shown columns for the shown rows only.
+fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> Result<Vec<TraceMatch>> {
+    if winners.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut matched: Vec<u32> = Vec::new();
+    let mut all: Vec<u32> = Vec::new();
+    for winner in &winners {
+        let run = ctx.run(winner.ordinal)?;
+        all.extend(run.iter());
+        matched.extend(
+            winner
+                .sets
+                .iter()
+                .flat_map(|set| set.positions.iter().map(|at| run.row(*at))),
+        );
+    }
+    sort_unique(&mut all);
+    sort_unique(&mut matched);
+    let ids = ctx.columns_at(&ColumnRef::SpanId, &matched)?;
+    let starts = ctx.starts()?;
+    // First the cut, because what is cut away is not read.
+    let mut shown_rows = Vec::new();
+    let mut cut: Vec<Vec<Vec<u32>>> = Vec::with_capacity(winners.len());
+    for winner in &winners {
+        let run = ctx.run(winner.ordinal)?;
+        let mut sets = Vec::with_capacity(winner.sets.len());
+        for set in &winner.sets {
+            let mut rows: Vec<u32> = set.positions.iter().map(|at| run.row(*at)).collect();
+            rows.sort_by_cached_key(|row| (starts.get(*row), span_id(&ids, *row)));
+            if search.request.spans_per_spanset > 0 {
+                rows.truncate(search.request.spans_per_spanset);
+            }
+            shown_rows.extend_from_slice(&rows);
+            sets.push(rows);
+        }
+        cut.push(sets);
+    }
+    let mut named_rows = shown_rows.clone();
+    named_rows.extend(winners.iter().filter_map(|winner| winner.summary.root));
+    sort_unique(&mut shown_rows);
+    sort_unique(&mut named_rows);
+
+    let shown: Vec<(String, Reader<'_>)> = search
+        .shown
+        .iter()
+        .map(|field| Ok((shown_key(field), Reader::new(ctx, field, Some(&shown_rows))?)))
+        .collect::<Result<_>>()?;
+    let names = ctx.columns_at(&ColumnRef::Name, &named_rows)?;
+    let services = ctx.columns_at(&service_column(), &all)?;
+    let statuses = ctx.columns_at(&ColumnRef::Status, &all)?;
+    let durations = ctx.durations()?;
+    let name = |row: u32| text_or_empty(row_values(&names, row, Meaning::Plain));
+    let service = |row: u32| text_or_empty(row_values(&services, row, Meaning::Plain));
+    let is_error = |row: u32| row_values(&statuses, row, Meaning::Status) == Static::Status(Status::Error);
+
+    let mut traces = Vec::with_capacity(winners.len());
+    for (winner, sets) in winners.into_iter().zip(cut) {
+        let run = ctx.run(winner.ordinal)?;
+        let summary = winner.summary;
+        let mut spansets = Vec::with_capacity(sets.len());
+        for (set, rows) in winner.sets.into_iter().zip(sets) {
+            let mut spans = Vec::with_capacity(rows.len());
+            for row in rows {
+                spans.push(SpanMatch {
+                    span_id: span_id(&ids, row),
+                    name: name(row),
+                    start_unix_nanos: starts.get(row).cast_unsigned(),
+                    duration_nanos: durations.get(row).max(0).cast_unsigned(),
+                    attributes: show(ctx, &shown, row)?,
+                });
+            }
+            let matched = u32::try_from(set.positions.len()).unwrap_or(u32::MAX);
+            spansets.push(SpansetMatch {
+                matched,
+                spans,
+                attributes: set.attributes,
+            });
+        }
+        let found = TraceMatch {
+            trace_id: ctx.trace_id(winner.ordinal)?,
+            start_unix_nanos: summary.start_unix_nanos,
+            duration_nanos: summary.end_unix_nanos.saturating_sub(summary.start_unix_nanos),
+            root: summary.root.map(|row| Root {
+                service: service(row),
+                name: name(row),
+            }),
+            spansets,
+            services: count_services(run, service, is_error),
+        };
+        ctx.budget.spend_bytes(found.held_bytes())?;
+        traces.push(found);
+    }
+    Ok(traces)
+}
+
+fn count_services(
+    run: TraceRun<'_>,
+    service: impl Fn(u32) -> String,
+    is_error: impl Fn(u32) -> bool,
+) -> BTreeMap<String, ServiceStats> {
+    let mut services: BTreeMap<String, ServiceStats> = BTreeMap::new();
+    for row in run.iter() {
+        let stats = services.entry(service(row)).or_default();
+        stats.span_count += 1;
+        stats.error_count += u32::from(is_error(row));
+    }
+    services
+}
+
+/// The key of a shown field: attributes without their scope, except that a parent's field says so.
+fn shown_key(field: &Field) -> String {
+    if field.of_parent {
+        field.to_string()
+    } else {
+        field.key().to_owned()
+    }
+}
+
+fn show<'c>(ctx: &Context<'c>, shown: &[(String, Reader<'c>)], row: u32) -> Result<Vec<(String, Static)>> {
+    let mut attributes: Vec<(String, Static)> = Vec::new();
+    for (key, reader) in shown {
+        let value = reader.read(ctx, row)?.value;
+        // `.x` and `span.x` may both be mentioned and mean the same.
+        if value != Static::Nil && !attributes.iter().any(|(k, v)| k == key && *v == value) {
+            attributes.push((key.clone(), value));
+        }
+    }
+    Ok(attributes)
+}
+
+fn span_id(columns: &[model::column::ColumnCow<'_>], row: u32) -> SpanId {
+    for column in columns {
+        let view = column.view();
+        if let (Some(at), model::column::Values::Fixed8(ids)) =
+            (super::physical::positions(&view, row).next(), view.values)
+            && let Some(id) = ids.get(at)
+        {
+            return SpanId(*id);
+        }
+    }
+    SpanId::default()
+}
+
+fn sort_unique(rows: &mut Vec<u32>) {
+    rows.sort_unstable();
+    rows.dedup();
+}

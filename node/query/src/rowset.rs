@@ -1,0 +1,132 @@
+//! A set of rows of one chunk, one bit each.
+//!
+//! What always holds: bits at or above [`RowSet::rows`] are zero; sets that meet have the same number of rows.
+
+/// See the module's documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RowSet {
+    words: Vec<u64>,
+    rows: usize,
+}
+
+impl RowSet {
+    pub(crate) fn empty(rows: usize) -> RowSet {
+        RowSet {
+            words: vec![0; rows.div_ceil(64)],
+            rows,
+        }
+    }
+
+    pub(crate) fn full(rows: usize) -> RowSet {
+        let mut set = RowSet {
+            words: vec![u64::MAX; rows.div_ceil(64)],
+            rows,
+        };
+        set.trim();
+        set
+    }
+
+    /// Rows for which `keep` says yes, 64 at a time.
+    pub(crate) fn from_fn(rows: usize, keep: impl Fn(usize) -> bool) -> RowSet {
+        let mut set = RowSet::empty(rows);
+        for (w, word) in set.words.iter_mut().enumerate() {
+            let base = w * 64;
+            let mut bits = 0u64;
+            for bit in 0..64.min(rows - base) {
+                bits |= u64::from(keep(base + bit)) << bit;
+            }
+            *word = bits;
+        }
+        set
+    }
+
+    /// Rows whose value is accepted; one value per row.
+    pub(crate) fn from_values<T: Copy>(values: &[T], keep: impl Fn(T) -> bool) -> RowSet {
+        let mut set = RowSet::empty(values.len());
+        for (word, chunk) in set.words.iter_mut().zip(values.chunks(64)) {
+            let mut bits = 0u64;
+            for (bit, value) in chunk.iter().enumerate() {
+                bits |= u64::from(keep(*value)) << bit;
+            }
+            *word = bits;
+        }
+        set
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn trim(&mut self) {
+        let used = self.rows % 64;
+        if used != 0
+            && let Some(last) = self.words.last_mut()
+        {
+            *last &= (1u64 << used) - 1;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn insert(&mut self, row: u32) {
+        self.words[row as usize / 64] |= 1 << (row % 64);
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, row: u32) -> bool {
+        self.words[row as usize / 64] >> (row % 64) & 1 == 1
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    pub(crate) fn keep_common(&mut self, other: &RowSet) {
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= b);
+    }
+
+    pub(crate) fn add_all(&mut self, other: &RowSet) {
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a |= b);
+    }
+
+    pub(crate) fn remove_all(&mut self, other: &RowSet) {
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= !b);
+    }
+
+    /// Ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.words.iter().enumerate().flat_map(|(w, word)| {
+            let mut bits = *word;
+            std::iter::from_fn(move || {
+                if bits == 0 {
+                    return None;
+                }
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                Some(w as u32 * 64 + bit)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_stay_inside_their_rows() {
+        for rows in [0, 1, 63, 64, 65, 130] {
+            let full = RowSet::full(rows);
+            assert_eq!(full.len(), rows);
+            assert_eq!(full.iter().count(), rows);
+            assert_eq!(full, RowSet::from_fn(rows, |_| true));
+            let mut odd = RowSet::from_values(&(0..rows).collect::<Vec<_>>(), |v| v % 2 == 1);
+            assert_eq!(odd.len(), rows / 2);
+            odd.remove_all(&full);
+            assert!(odd.is_empty());
+        }
+    }
+}
