@@ -135,6 +135,15 @@ impl Group {
         }
     }
 
+    /// Says whether there is nothing to remember. Such a group may be forgotten with the last segment it wrote to.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+            && self.vote.is_none()
+            && self.committed.is_none()
+            && self.purged.is_none()
+            && self.lost.is_none()
+    }
+
     pub(crate) fn state(&self) -> GroupState {
         GroupState {
             vote: self.vote.as_ref().map(|small| small.payload.clone()),

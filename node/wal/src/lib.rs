@@ -27,6 +27,7 @@
 
 mod error;
 mod format;
+mod fuzz;
 mod group;
 mod log;
 mod metrics;
@@ -46,6 +47,7 @@ mod wal;
 mod writer;
 
 pub use error::{ErrorKind, WalError};
+pub use fuzz::fuzz_recover;
 pub use metrics::{SYNC_MICROS_BOUNDS, WalMetrics};
 pub use options::{Drive, WalOptions};
 pub use real_vfs::RealVfs;

@@ -130,7 +130,8 @@ impl Log {
     /// Says whether a spare should be written now. An empty log gets by without: the pool starts to fill when an eighth
     /// of the first segment is used.
     pub(crate) fn wants_spare(&self, state: &State) -> bool {
-        let in_use = state.segments.len() > 1 || state.tail.offset > state.active_capacity() / 8;
+        let used = state.tail.offset - SEGMENT_HEADER_BYTES;
+        let in_use = state.segments.len() > 1 || used > state.active_capacity() / 8;
         let wanted = state
             .pool
             .demand

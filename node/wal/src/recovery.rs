@@ -375,9 +375,8 @@ impl<'a> Rebuild<'a> {
                 tail.offset = end;
                 end
             } else {
-                let until = next.map_or(capacity, |next| next.previous_end.min(capacity));
-                self.older_segment(&file, sequence, until).map_err(io)?;
-                until
+                let end = next.map(|next| next.previous_end);
+                self.older_segment(&file, sequence, end, capacity).map_err(io)?
             };
             if file.len < u64::from(capacity) {
                 fill_with_zeros(&*file.file, file.len, u64::from(capacity)).map_err(io)?;
@@ -467,16 +466,19 @@ impl<'a> Rebuild<'a> {
         }
     }
 
-    /// All of an older segment was durable: every hole is damage. (If the next header is gone, where the records end is
-    /// not known, and the unused rest counts as a hole too; that header being gone is damage anyway.)
-    fn older_segment(&mut self, file: &Surveyed, sequence: u64, until: u32) -> io::Result<()> {
+    /// All of an older segment was durable: every hole is damage. Without the next header, `end` is `None` and the hole
+    /// after the last record may as well be the unused rest; the lost header is reported as damage in any case.
+    /// Returns where the records end.
+    fn older_segment(&mut self, file: &Surveyed, sequence: u64, end: Option<u32>, capacity: u32) -> io::Result<u32> {
+        let until = end.unwrap_or(capacity).min(capacity);
         for found in self.scanner(file, sequence, until).scan()? {
             match found {
                 Found::Record(record) => self.replay.record(record),
+                Found::Hole { from, to } if end.is_none() && to == until => return Ok(from),
                 Found::Hole { from, .. } => self.hole(Some(sequence), from, Some(&file.path)),
             }
         }
-        Ok(())
+        Ok(until)
     }
 
     /// Judges the last segment, makes its tail durable and returns where it ends.

@@ -63,7 +63,8 @@ pub(crate) struct Limits {
 impl Limits {
     pub(crate) fn new(options: &WalOptions) -> Self {
         let ordinary_segments = options.segments_max() - options.reserved_segments as usize;
-        let headroom_bytes = (ordinary_segments as u64 - 1) * u64::from(options.segment_bytes);
+        // Two segments between the last that `admit` lets in and the last that `append` takes.
+        let headroom_bytes = (ordinary_segments as u64 - 2) * u64::from(options.segment_bytes);
         let reject_bytes = (options.quota_bytes / 100 * 85).min(headroom_bytes);
         let advise_bytes = (options.quota_bytes / 100 * 70).min(reject_bytes / 100 * 85);
         Self {

@@ -203,9 +203,15 @@ impl Wal {
             .unwrap_or_default()
     }
 
-    /// Returns the groups that ever wrote something and were not dropped, in order.
+    /// Returns the groups that have anything: an entry, a vote, a mark. In order.
     pub fn groups(&self) -> Vec<GroupKey> {
-        self.log.state.lock().groups.keys().copied().collect()
+        let state = self.log.state.lock();
+        state
+            .groups
+            .iter()
+            .filter(|(_, group)| !group.is_empty())
+            .map(|(key, _)| *key)
+            .collect()
     }
 
     /// Returns how full the log is.

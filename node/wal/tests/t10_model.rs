@@ -1,6 +1,8 @@
 //! The log against a model made of maps, and a second store against the same model, under any sequence of calls,
 //! reopenings and crashes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 mod support;
 
 use proptest::prelude::*;

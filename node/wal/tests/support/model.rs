@@ -69,6 +69,7 @@ impl History {
     pub fn change(&mut self, change: impl FnOnce(&mut Model)) -> usize {
         let mut next = self.now().clone();
         change(&mut next);
+        next.retain(|_, group| *group != ModelGroup::default());
         self.versions.push(next);
         self.versions.len() - 1
     }

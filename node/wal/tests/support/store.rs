@@ -8,7 +8,7 @@ use vivace_wal::sim_vfs::Crash;
 use vivace_wal::{Completion, ErrorKind, GroupKey, SimVfs, Wal, WalError};
 
 use super::file_per_group::FilePerGroup;
-use super::model::{History, Model};
+use super::model::{History, Model, ModelGroup};
 use super::{drain, entry, open_ok, payload, read_all, tiny};
 
 #[derive(Debug, Clone)]
@@ -305,6 +305,7 @@ impl Store for FilePerGroup {
     fn close(self) {}
 
     fn model(&self) -> Model {
-        FilePerGroup::model(self).clone()
+        let groups = FilePerGroup::model(self).clone().into_iter();
+        groups.filter(|(_, group)| *group != ModelGroup::default()).collect()
     }
 }
