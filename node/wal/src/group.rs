@@ -61,6 +61,8 @@ pub(crate) struct Group {
     pub(crate) purged: Option<(PurgeMark, Position)>,
     /// Where the damage is, and the record that remembers it.
     pub(crate) lost: Option<(Position, Small)>,
+    /// Entries below this index may have been copied forward; from it on, places grow with the index.
+    pub(crate) moved_below: u64,
     /// Number of the group's next record.
     pub(crate) next_seq: u32,
 }
@@ -87,6 +89,15 @@ impl Group {
     pub(crate) fn slot_mut(&mut self, index: u64) -> Option<&mut Slot> {
         self.slots
             .get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Lists the entries that lie in segments before `segment`, without walking all of them: copies are made of the
+    /// oldest entries, so they are a prefix, and what follows lies in order.
+    pub(crate) fn slots_before(&self, segment: u64) -> impl Iterator<Item = (u64, &Slot)> {
+        let indexed = (self.first..).zip(&self.slots);
+        indexed
+            .take_while(move |(index, slot)| *index < self.moved_below || slot.at.segment < segment)
+            .filter(move |(_, slot)| slot.at.segment < segment)
     }
 
     pub(crate) fn push(&mut self, index: u64, slot: Slot) {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::format::{FLAG_ALL, Kind, Position};
+use crate::format::{FLAG_ALL, FLAG_MOVED, Kind, Position};
 use crate::group::{Group, Slot, Small};
 use crate::record::{GroupKey, PurgeMark};
 use crate::scan::Scanned;
@@ -30,6 +30,7 @@ struct Replaying {
     committed: Option<Saved>,
     purged: Option<(u64, u64, Saved)>,
     lost: Option<(Position, Position)>,
+    moved_below: u64,
     next_seq: Option<u32>,
     /// There was a hole since the group's last record.
     suspect: Option<Position>,
@@ -80,6 +81,9 @@ impl Replay {
                         payload: None,
                     };
                     group.slots.insert(header.index, slot);
+                    if header.flags & FLAG_MOVED != 0 {
+                        group.moved_below = group.moved_below.max(header.index.saturating_add(1));
+                    }
                 }
             }
             Kind::Vote => group.vote = Some((at, payload)),

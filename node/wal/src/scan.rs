@@ -10,8 +10,10 @@ use bytes::Bytes;
 use crate::format::{RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, crc};
 use crate::vfs::VfsFile;
 
-/// Read ahead while records follow each other: many small ones cost one read, large ones a page or two each.
-const WINDOW_BYTES: usize = 16 << 10;
+/// Read ahead between small records, of which one read brings many.
+const WINDOW_BYTES: usize = 64 << 10;
+/// Read ahead between large records, whose payloads are skipped.
+const PEEK_BYTES: usize = 4 << 10;
 /// Read ahead while searching for the next record.
 const SEARCH_BYTES: usize = 1 << 20;
 
@@ -55,8 +57,14 @@ impl Scanner<'_> {
         let mut found = Vec::new();
         let mut window = Window::default();
         let mut at = SEGMENT_HEADER_BYTES;
+        let mut ahead = WINDOW_BYTES;
         while at < self.until {
-            if let Some(header) = self.header_in(window.get(self.file, at, WINDOW_BYTES)?, at) {
+            if let Some(header) = self.header_in(window.get(self.file, at, ahead)?, at) {
+                ahead = if header.len as usize > WINDOW_BYTES / 4 {
+                    PEEK_BYTES
+                } else {
+                    WINDOW_BYTES
+                };
                 let payload = if header.kind.is_state() {
                     self.payload(&header, at)?
                 } else {

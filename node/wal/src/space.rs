@@ -141,11 +141,9 @@ impl Log {
                 bytes: 0,
                 index: 0,
             };
-            for (slot, entry) in index.slots.iter().zip(index.first..) {
-                if slot.at.segment < below {
-                    pin.bytes += crate::format::record_size(slot.len as usize);
-                    pin.index = entry;
-                }
+            for (entry, slot) in index.slots_before(below) {
+                pin.bytes += crate::format::record_size(slot.len as usize);
+                pin.index = pin.index.max(entry);
             }
             if pin.bytes > 0 {
                 pins.push(pin);

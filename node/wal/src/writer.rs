@@ -353,6 +353,7 @@ impl Log {
                     slot.at = at;
                     slot.payload = Some(payload);
                 }
+                group.moved_below = group.moved_below.max(remnant.index.saturating_add(1));
                 state.remember(remnant.group, remnant.index, at, len);
             }
         }
@@ -497,7 +498,7 @@ fn remnants_of(state: &State, sequence: u64) -> Vec<Remnant> {
                 small.payload.len(),
             );
         }
-        for (slot, index) in group.slots.iter().zip(group.first..) {
+        for (index, slot) in group.slots_before(sequence + 1) {
             add(
                 Kind::Entry,
                 *key,

@@ -56,7 +56,7 @@ fn what_is_recovered_after_a_failed_sync_is_durable() {
     let (wal, _) = open_ok(&vfs, tiny());
     append(&wal, 1, 1, 100);
     drain(&wal);
-    append(&wal, 1, 2, 100);
+    append(&wal, 1, 2, 2000);
     vfs.fail_sync(1);
     drain(&wal);
     vfs.crash(Crash::KeepAll);

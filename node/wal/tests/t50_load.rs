@@ -21,6 +21,15 @@ struct Client {
     purging: AtomicU64,
 }
 
+/// Ends the clients whatever ends the check.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 fn run_client(wal: &Wal, group: u64, client: &Client, stop: &AtomicBool, index_max: u64) {
     let key = GroupKey(group);
     let mut index = 1;
@@ -65,6 +74,7 @@ fn acknowledged_entries_survive_any_crash() {
             let (wal, stop) = (wal.clone(), &stop);
             scope.spawn(move || run_client(&wal, group as u64, client, stop, u64::MAX));
         }
+        let _stop_on_panic = StopOnDrop(&stop);
         let mut checked = 0;
         for seed in 0..120 {
             std::thread::sleep(std::time::Duration::from_millis(seed % 5));
@@ -109,7 +119,6 @@ fn acknowledged_entries_survive_any_crash() {
                 checked += end;
             }
         }
-        stop.store(true, SeqCst);
         checked
     });
     assert!(checked > 1000, "the clients got somewhere: {checked}");

@@ -85,7 +85,7 @@ impl History {
 
     /// Checks that `found` is a version at or after the durable one, and goes on from there.
     pub fn restart_from(&mut self, found: Model) {
-        let matching = self.versions[self.durable..].iter().any(|version| *version == found);
+        let matching = self.versions[self.durable..].contains(&found);
         assert!(
             matching,
             "after the crash the log is in no state between durable and accepted:\nfound    {found:?}\ndurable  {:?}\naccepted {:?}",
