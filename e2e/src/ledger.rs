@@ -106,7 +106,11 @@ pub struct Verdict {
 impl Ledger {
     /// A book in which each client writes for one tenant.
     pub fn new(workload: Workload, tenants: impl IntoIterator<Item = (u16, String)>) -> Self {
-        Self { workload, tenants: tenants.into_iter().collect(), book: Mutex::default() }
+        Self {
+            workload,
+            tenants: tenants.into_iter().collect(),
+            book: Mutex::default(),
+        }
     }
 
     /// Also writes every settled entry to a file, one JSON object per line.
@@ -123,7 +127,13 @@ impl Ledger {
     /// Enters a request that is about to be sent. Spans may be entered again: that is a retry.
     pub fn send(&self, client: u16, first: u64, count: u64) -> Sent {
         let mut book = self.book();
-        book.requests.push(Request { client, first, count, outcome: Outcome::Unknown, settled_at: None });
+        book.requests.push(Request {
+            client,
+            first,
+            count,
+            outcome: Outcome::Unknown,
+            settled_at: None,
+        });
         Sent(book.requests.len() - 1)
     }
 
@@ -132,7 +142,9 @@ impl Ledger {
         let mut book = self.book();
         let now = book.settled;
         book.settled += 1;
-        let Some(request) = book.requests.get_mut(sent.0) else { return };
+        let Some(request) = book.requests.get_mut(sent.0) else {
+            return;
+        };
         request.outcome = outcome;
         request.settled_at = Some(now);
         let line = serde_json::to_string(request).unwrap_or_default();
@@ -150,15 +162,22 @@ impl Ledger {
     /// Spans in acknowledged requests, retries counted once.
     pub fn acknowledged(&self) -> usize {
         let standing = self.standing(self.floor());
-        standing.values().filter(|standing| **standing == Standing::Required).count()
+        standing
+            .values()
+            .filter(|standing| **standing == Standing::Required)
+            .count()
     }
 
     /// Every trace that any request of this tenant's clients touched, in a stable order.
     pub fn traces_of(&self, tenant: &str) -> Vec<[u8; 16]> {
         let book = self.book();
-        let requests = book.requests.iter().filter(|r| self.tenants.get(&r.client).is_some_and(|t| t == tenant));
-        let mut ids: Vec<[u8; 16]> =
-            requests.flat_map(|r| self.workload.trace_ids(r.client, r.first, r.count)).collect();
+        let requests = book
+            .requests
+            .iter()
+            .filter(|r| self.tenants.get(&r.client).is_some_and(|t| t == tenant));
+        let mut ids: Vec<[u8; 16]> = requests
+            .flat_map(|r| self.workload.trace_ids(r.client, r.first, r.count))
+            .collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -167,13 +186,21 @@ impl Ledger {
     /// Judges one answer.
     pub fn verify(&self, reading: &Reading<'_>) -> Verdict {
         let asked = |key: SpanKey| {
-            self.tenants.get(&key.client).is_some_and(|tenant| tenant == reading.tenant)
-                && reading.traces.as_ref().is_none_or(|traces| traces.contains(&self.workload.trace_id(key)))
+            self.tenants
+                .get(&key.client)
+                .is_some_and(|tenant| tenant == reading.tenant)
+                && reading
+                    .traces
+                    .as_ref()
+                    .is_none_or(|traces| traces.contains(&self.workload.trace_id(key)))
         };
         let standing = self.standing(reading.floor);
         let sent_by_now = self.standing(Floor(u64::MAX));
         let mut times: HashMap<SpanKey, usize> = HashMap::new();
-        let mut verdict = Verdict { found: reading.spans.len(), ..Verdict::default() };
+        let mut verdict = Verdict {
+            found: reading.spans.len(),
+            ..Verdict::default()
+        };
 
         for full in &reading.spans {
             let (key, altered) = match self.workload.compare(full) {
@@ -210,10 +237,17 @@ impl Ledger {
                 verdict.lost.push(*key);
             }
         }
-        let vanished =
-            book.surfaced.iter().filter(|key| asked(**key) && !times.contains_key(key)).copied().collect::<Vec<_>>();
+        let vanished = book
+            .surfaced
+            .iter()
+            .filter(|key| asked(**key) && !times.contains_key(key))
+            .copied()
+            .collect::<Vec<_>>();
         verdict.lost.extend(vanished);
-        let open = times.keys().filter(|key| sent_by_now.get(key) == Some(&Standing::Possible)).copied();
+        let open = times
+            .keys()
+            .filter(|key| sent_by_now.get(key) == Some(&Standing::Possible))
+            .copied();
         book.surfaced.extend(open);
         verdict.lost.sort_unstable();
         verdict.lost.dedup();
@@ -231,7 +265,12 @@ impl Ledger {
                 Outcome::Ok | Outcome::FailDefinite | Outcome::Unknown => Standing::Possible,
             };
             for seq in request.first..request.first + request.count {
-                let entry = standings.entry(SpanKey { client: request.client, seq }).or_insert(standing);
+                let entry = standings
+                    .entry(SpanKey {
+                        client: request.client,
+                        seq,
+                    })
+                    .or_insert(standing);
                 *entry = (*entry).max(standing);
             }
         }
@@ -276,7 +315,11 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} acknowledged spans looked for, {} found", self.required, self.found)?;
+        write!(
+            f,
+            "{} acknowledged spans looked for, {} found",
+            self.required, self.found
+        )?;
         let keys = [
             ("lost", &self.lost),
             ("doubled", &self.doubled),
@@ -307,10 +350,15 @@ mod tests {
 
     /// Client 1 writes for `a`, client 2 for `b`; client 1 has 0..20 acknowledged, 20..30 open, 30..40 refused.
     fn ledger() -> Ledger {
-        let ledger = Ledger::new(Workload::new(5, 1_000_000_000), [(1, TENANT.to_owned()), (2, "b".to_owned())]);
-        for (first, count, outcome) in
-            [(0, 20, Outcome::Ok), (20, 10, Outcome::Unknown), (30, 10, Outcome::FailDefinite)]
-        {
+        let ledger = Ledger::new(
+            Workload::new(5, 1_000_000_000),
+            [(1, TENANT.to_owned()), (2, "b".to_owned())],
+        );
+        for (first, count, outcome) in [
+            (0, 20, Outcome::Ok),
+            (20, 10, Outcome::Unknown),
+            (30, 10, Outcome::FailDefinite),
+        ] {
             let sent = ledger.send(1, first, count);
             ledger.settle(sent, outcome);
         }
@@ -324,7 +372,12 @@ mod tests {
     }
 
     fn verdict(ledger: &Ledger, spans: Vec<FullSpan>) -> Verdict {
-        ledger.verify(&Reading { floor: ledger.floor(), tenant: TENANT, traces: None, spans })
+        ledger.verify(&Reading {
+            floor: ledger.floor(),
+            tenant: TENANT,
+            traces: None,
+            spans,
+        })
     }
 
     fn one(seq: u64) -> Vec<SpanKey> {
@@ -408,8 +461,16 @@ mod tests {
         let floor = ledger.floor();
         let sent = ledger.send(1, 40, 5);
         ledger.settle(sent, Outcome::Ok);
-        let reading = |spans| Reading { floor, tenant: TENANT, traces: None, spans };
-        assert!(ledger.verify(&reading(stored(&ledger, 20))).is_clean(), "acknowledged after the read began");
+        let reading = |spans| Reading {
+            floor,
+            tenant: TENANT,
+            traces: None,
+            spans,
+        };
+        assert!(
+            ledger.verify(&reading(stored(&ledger, 20))).is_clean(),
+            "acknowledged after the read began"
+        );
         assert_eq!(verdict(&ledger, stored(&ledger, 20)).lost.len(), 5);
     }
 
@@ -418,9 +479,18 @@ mod tests {
         let ledger = ledger();
         let workload = ledger.workload();
         let traces = Some(HashSet::from([workload.trace_id(SpanKey { client: 1, seq: 0 })]));
-        let reading = |spans| Reading { floor: ledger.floor(), tenant: TENANT, traces: traces.clone(), spans };
+        let reading = |spans| Reading {
+            floor: ledger.floor(),
+            tenant: TENANT,
+            traces: traces.clone(),
+            spans,
+        };
         assert!(ledger.verify(&reading(stored(&ledger, 8))).is_clean());
-        assert_eq!(ledger.verify(&reading(stored(&ledger, 9))).never_sent, one(8), "another trace's span");
+        assert_eq!(
+            ledger.verify(&reading(stored(&ledger, 9))).never_sent,
+            one(8),
+            "another trace's span"
+        );
         assert_eq!(ledger.verify(&reading(Vec::new())).lost.len(), 8);
     }
 

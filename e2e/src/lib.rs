@@ -3,7 +3,7 @@
 //! | room | for |
 //! |---|---|
 //! | [`process`] | child processes: ready when a line or port says so, killed on drop; [`process::Node`] is our own |
-//! | [`tools`] | real programs (Collector, telemetrygen, MinIO, …), built or installed once and cached outside the repo |
+//! | [`tools`] | real programs (Collector, telemetrygen, MinIO, …), installed once and cached outside the repository |
 //! | [`stores`] | object stores started from those tools, with the settings to reach them |
 //! | [`s3`] | an S3 server in this process that fails on demand |
 //! | [`spans`] | spans that are pure functions of (seed, client, sequence number) |
@@ -14,5 +14,12 @@
 //! Nothing here links our own crates: the binaries are met through their sockets and files, as users meet them. All
 //! traffic stays on loopback.
 
+mod base64;
+pub mod client;
+pub mod ledger;
+pub mod process;
 pub mod s3;
+pub mod skip;
 pub mod spans;
+pub mod stores;
+pub mod tools;

@@ -3,7 +3,7 @@
 //! A child is ready when it says so, by a line or by answering; nothing here sleeps and hopes. Its output goes to a log
 //! file and is kept in memory for the conditions. A child never outlives its handle.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -48,7 +48,11 @@ impl Process {
     /// Starts a program; both its outputs go to `<log_dir>/<name>.log`, appended if a former life wrote there.
     pub async fn start(name: &str, command: std::process::Command, log_dir: &Path) -> anyhow::Result<Self> {
         let log = log_dir.join(format!("{name}.log"));
-        let file = tokio::fs::OpenOptions::new().create(true).append(true).open(&log).await?;
+        let file = tokio::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .await?;
         let file = Arc::new(tokio::sync::Mutex::new(file));
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = Command::from(command)
@@ -59,7 +63,10 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
         let (count, _) = watch::channel(0);
-        let output = Arc::new(Output { lines: Mutex::default(), count });
+        let output = Arc::new(Output {
+            lines: Mutex::default(),
+            count,
+        });
         // Both readers end by themselves when the child closes its outputs, at the latest when it dies.
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(follow(stdout, Arc::clone(&file), Arc::clone(&output)));
@@ -67,7 +74,12 @@ impl Process {
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(follow(stderr, file, Arc::clone(&output)));
         }
-        Ok(Self { name: name.to_owned(), child, log, output })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+            output,
+        })
     }
 
     /// Waits for the first line, past or to come, that `pick` makes something of.
@@ -113,7 +125,11 @@ impl Process {
     pub async fn answering(&mut self, url: &str, within: Duration) -> anyhow::Result<()> {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
         self.until(within, &format!("answer {url}"), async || {
-            client.get(url).send().await.is_ok_and(|response| response.status().is_success())
+            client
+                .get(url)
+                .send()
+                .await
+                .is_ok_and(|response| response.status().is_success())
         })
         .await
     }
@@ -128,7 +144,11 @@ impl Process {
         let deadline = Instant::now() + within;
         while !holds().await {
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended with {status} instead of beginning to {what}\n{}", self.name, self.tail());
+                bail!(
+                    "{} ended with {status} instead of beginning to {what}\n{}",
+                    self.name,
+                    self.tail()
+                );
             }
             if Instant::now() > deadline {
                 bail!("{} did not {what} within {within:?}\n{}", self.name, self.tail());
@@ -140,7 +160,10 @@ impl Process {
 
     /// SIGKILL, and waits until it is gone.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        self.child.kill().await.with_context(|| format!("cannot kill {}", self.name))
+        self.child
+            .kill()
+            .await
+            .with_context(|| format!("cannot kill {}", self.name))
     }
 
     /// SIGTERM, and waits until it has left by itself.
@@ -166,7 +189,11 @@ impl Process {
 
     /// Sends a signal: `Signal::STOP` and `Signal::CONT` freeze and thaw it.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let pid = self
+            .child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
         let pid = pid.with_context(|| format!("{} has already ended", self.name))?;
         kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
     }
@@ -226,12 +253,10 @@ pub struct NodeOptions {
     pub bin: PathBuf,
     /// Kept over restarts; that is the point.
     pub data_dir: PathBuf,
-    /// Where its log goes.
+    /// Where its log and its settings file go.
     pub log_dir: PathBuf,
-    /// Appended to the command line.
-    pub args: Vec<String>,
-    /// Added to its environment.
-    pub env: Vec<(String, String)>,
+    /// The settings file; sections that are missing keep their defaults.
+    pub settings: serde_json::Value,
 }
 
 /// A single node of ours, ready to serve.
@@ -263,12 +288,20 @@ impl Node {
         for flag in ["--otlp-grpc-listen", "--otlp-http-listen", "--http-listen"] {
             command.arg(flag).arg("127.0.0.1:0");
         }
-        command.args(&options.args).envs(options.env.iter().map(|(name, value)| (name, value)));
+        // JSON is YAML too.
+        let config = options.log_dir.join("vivace.yaml");
+        tokio::fs::write(&config, serde_json::to_vec_pretty(&options.settings)?).await?;
+        command.arg("--config").arg(&config);
         let mut process = Process::start("vivace", command, &options.log_dir).await?;
         let otlp_grpc = process.line(START_WITHIN, |line| listening(line, "otlp-grpc")).await?;
         let otlp_http = process.line(START_WITHIN, |line| listening(line, "otlp-http")).await?;
         let http = process.line(START_WITHIN, |line| listening(line, "http")).await?;
-        Ok(Self { process, otlp_grpc, otlp_http, http })
+        Ok(Self {
+            process,
+            otlp_grpc,
+            otlp_http,
+            http,
+        })
     }
 
     /// Base of Tempo's API.
@@ -305,10 +338,18 @@ impl Node {
     }
 }
 
+/// For programs that cannot bind port 0 and say what they got. Another process could take the port in between; the
+/// kernel hands out others first.
+pub fn free_addr() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
 /// Reads `listening <name> <addr>`.
 pub fn listening(line: &str, name: &str) -> Option<SocketAddr> {
     let mut words = line.split_whitespace();
-    (words.next() == Some("listening") && words.next() == Some(name)).then(|| words.next()?.parse().ok()).flatten()
+    (words.next() == Some("listening") && words.next() == Some(name))
+        .then(|| words.next()?.parse().ok())
+        .flatten()
 }
 
 /// Finds the binary to test: the one that [`VIVACE_BIN`] names, else the youngest of the workspace's own builds.
@@ -321,7 +362,11 @@ pub fn vivace_bin() -> Result<PathBuf, Unavailable> {
             return Err(Unavailable(format!("{VIVACE_BIN}=none")));
         }
         let named = PathBuf::from(named);
-        assert!(named.is_file(), "{VIVACE_BIN} names {}, which is not there", named.display());
+        assert!(
+            named.is_file(),
+            "{VIVACE_BIN} names {}, which is not there",
+            named.display()
+        );
         return Ok(named);
     }
     let target = target_dir();
@@ -329,7 +374,9 @@ pub fn vivace_bin() -> Result<PathBuf, Unavailable> {
     let age = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).ok();
     let youngest = builds.into_iter().filter(|path| path.is_file()).max_by_key(age);
     youngest.ok_or_else(|| {
-        Unavailable(format!("no vivace binary; build one with `cargo build --profile ci --bin vivace` or set {VIVACE_BIN}"))
+        Unavailable(format!(
+            "no vivace binary; build one with `cargo build --profile ci --bin vivace` or set {VIVACE_BIN}"
+        ))
     })
 }
 
@@ -403,9 +450,15 @@ mod tests {
         let scratch = Scratch::new("process-line").unwrap();
         let script = shell("echo first; echo 'listening http 127.0.0.1:9'; exec sleep 60");
         let mut process = Process::start("child", script, scratch.path()).await.unwrap();
-        let addr = process.line(START_WITHIN, |line| listening(line, "http")).await.unwrap();
+        let addr = process
+            .line(START_WITHIN, |line| listening(line, "http"))
+            .await
+            .unwrap();
         assert_eq!(addr.port(), 9);
-        process.line(START_WITHIN, |line| (line == "first").then_some(())).await.unwrap();
+        process
+            .line(START_WITHIN, |line| (line == "first").then_some(()))
+            .await
+            .unwrap();
         process.kill().await.unwrap();
         assert_eq!(process.id(), None);
     }
@@ -413,8 +466,14 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_dies_is_an_error_with_its_last_words() {
         let scratch = Scratch::new("process-dies").unwrap();
-        let mut process = Process::start("child", shell("echo no such disk; exit 3"), scratch.path()).await.unwrap();
-        let error = process.line(START_WITHIN, |line| listening(line, "http")).await.unwrap_err().to_string();
+        let mut process = Process::start("child", shell("echo no such disk; exit 3"), scratch.path())
+            .await
+            .unwrap();
+        let error = process
+            .line(START_WITHIN, |line| listening(line, "http"))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("no such disk") && error.contains('3'), "{error}");
     }
 
@@ -423,8 +482,14 @@ mod tests {
         let scratch = Scratch::new("process-term").unwrap();
         let script = shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done");
         let mut process = Process::start("child", script, scratch.path()).await.unwrap();
-        process.line(START_WITHIN, |line| (line == "up").then_some(())).await.unwrap();
+        process
+            .line(START_WITHIN, |line| (line == "up").then_some(()))
+            .await
+            .unwrap();
         assert!(process.terminate(STOP_WITHIN).await.unwrap().success());
-        process.line(START_WITHIN, |line| (line == "bye").then_some(())).await.unwrap();
+        process
+            .line(START_WITHIN, |line| (line == "bye").then_some(()))
+            .await
+            .unwrap();
     }
 }

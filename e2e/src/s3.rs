@@ -45,6 +45,9 @@ pub const REGION: &str = "us-east-1";
 /// Bodies under a bandwidth toxic leave in pieces of this size, so that a slow body is slow from its first byte on.
 const SLOW_PIECE_BYTES: usize = 16 << 10;
 
+/// Long enough for a socket on loopback to take what was written.
+const BREAK_OFF_AFTER: Duration = Duration::from_millis(20);
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -97,11 +100,25 @@ impl S3Server {
         let buckets: Vec<&str> = options.buckets.iter().map(String::as_str).collect();
         let memory = Memory::new(&buckets, options.rules);
         let mut builder = S3ServiceBuilder::new(memory.clone());
-        builder.set_auth(SimpleAuth::from_single(options.access_key.clone(), options.secret_key.clone()));
-        let front = Front { service: builder.build(), toxics: Toxics::new(options.seed), traffic: Traffic::default() };
+        builder.set_auth(SimpleAuth::from_single(
+            options.access_key.clone(),
+            options.secret_key.clone(),
+        ));
+        let front = Front {
+            service: builder.build(),
+            toxics: Toxics::new(options.seed),
+            traffic: Traffic::default(),
+        };
         let (toxics, traffic) = (front.toxics.clone(), front.traffic.clone());
         let acceptor = tokio::spawn(accept(addr, listener, front));
-        Ok(Self { addr, options, memory, toxics, traffic, acceptor })
+        Ok(Self {
+            addr,
+            options,
+            memory,
+            toxics,
+            traffic,
+            acceptor,
+        })
     }
 
     /// `http://127.0.0.1:PORT`, for path-style requests.
@@ -143,7 +160,12 @@ impl S3Server {
 
     /// A client with the right keys for the first bucket.
     pub fn client(&self) -> AmazonS3Builder {
-        client_builder(&self.endpoint(), self.bucket(), &self.options.access_key, &self.options.secret_key)
+        client_builder(
+            &self.endpoint(),
+            self.bucket(),
+            &self.options.access_key,
+            &self.options.secret_key,
+        )
     }
 }
 
@@ -221,10 +243,23 @@ async fn accept(addr: SocketAddr, listener: TcpListener, front: Front) {
 /// Carries one request through its fate. An error closes the connection without an answer.
 async fn serve(front: Front, mut request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
     let (op, key) = traffic::classify(request.method(), request.uri(), request.headers());
-    let range = request.headers().get(http::header::RANGE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let range = request
+        .headers()
+        .get(http::header::RANGE)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
     let bytes_in = body_bytes(request.headers());
     let note = |status: Option<u16>, bytes_out: u64| {
-        front.traffic.note(Seen { op, key: key.clone(), range: range.clone(), status, bytes_out }, bytes_in);
+        front.traffic.note(
+            Seen {
+                op,
+                key: key.clone(),
+                range: range.clone(),
+                status,
+                bytes_out,
+            },
+            bytes_in,
+        );
     };
 
     if front.toxics.availability() == Availability::Unavailable {
@@ -249,7 +284,11 @@ async fn serve(front: Front, mut request: Request<Incoming>) -> Result<Response<
     }
 
     let request = request.map(s3s::Body::from);
-    let response = front.service.call(request).await.map_err(|error| -> BoxError { error.into() })?;
+    let response = front
+        .service
+        .call(request)
+        .await
+        .map_err(|error| -> BoxError { error.into() })?;
     let (head, body) = response.into_parts();
     if fate.drop_reply {
         note(None, 0);
@@ -270,7 +309,10 @@ async fn serve(front: Front, mut request: Request<Incoming>) -> Result<Response<
         }
         let cut = fate.keep_percent.map(|percent| data.len() * usize::from(percent) / 100);
         data.truncate(cut.unwrap_or(data.len()));
-        return Ok(Response::from_parts(head, paced(data.into(), fate.bytes_per_s, cut.is_some())));
+        return Ok(Response::from_parts(
+            head,
+            paced(data.into(), fate.bytes_per_s, cut.is_some()),
+        ));
     }
     if let Some(bytes_per_s) = fate.bytes_per_s {
         let data = BodyExt::collect(body).await?.to_bytes();
@@ -281,15 +323,26 @@ async fn serve(front: Front, mut request: Request<Incoming>) -> Result<Response<
 
 /// A body that leaves at a pace and, if told to, breaks off at its end instead of finishing.
 fn paced(data: Bytes, bytes_per_s: Option<u64>, break_off: bool) -> Body {
-    let piece = if bytes_per_s.is_some() { SLOW_PIECE_BYTES } else { data.len().max(1) };
-    let pieces: Vec<Bytes> = (0..data.len()).step_by(piece).map(|at| data.slice(at..data.len().min(at + piece))).collect();
+    let piece = if bytes_per_s.is_some() {
+        SLOW_PIECE_BYTES
+    } else {
+        data.len().max(1)
+    };
+    let pieces: Vec<Bytes> = (0..data.len())
+        .step_by(piece)
+        .map(|at| data.slice(at..data.len().min(at + piece)))
+        .collect();
     let frames = futures::stream::iter(pieces).then(move |piece| async move {
         if let Some(bytes_per_s) = bytes_per_s {
             tokio::time::sleep(time_for(piece.len() as u64, bytes_per_s)).await;
         }
         Ok::<_, BoxError>(Frame::data(piece))
     });
-    let end = futures::stream::iter(break_off.then(|| Err(BoxError::from("cut by a toxic"))));
+    let end = futures::stream::iter(break_off.then_some(())).then(async |()| {
+        // Without a pause the connection would be closed before what is already due has left.
+        tokio::time::sleep(BREAK_OFF_AFTER).await;
+        Err(BoxError::from("cut by a toxic"))
+    });
     StreamBody::new(frames.chain(end)).boxed_unsync()
 }
 
@@ -298,15 +351,20 @@ fn refusal(status: u16, code: &str) -> Response<Body> {
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>asked for by a toxic</Message></Error>"
     );
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let body = Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed_unsync();
-    let response = Response::builder().status(status).header("content-type", "application/xml").body(body);
-    response.unwrap_or_else(|_| {
-        Response::new(Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync())
-    })
+    let body = Full::new(Bytes::from(text))
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync();
+    let response = Response::builder()
+        .status(status)
+        .header("content-type", "application/xml")
+        .body(body);
+    response.unwrap_or_else(|_| Response::new(Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync()))
 }
 
 fn body_bytes(headers: &http::HeaderMap) -> u64 {
-    let text = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let text = headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 

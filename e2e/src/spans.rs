@@ -76,7 +76,9 @@ impl Workload {
 
     /// As [`Workload::new`], starting now.
     pub fn starting_now(seed: u64) -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         Self::new(seed, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
     }
 
@@ -93,7 +95,11 @@ impl Workload {
     /// The trace that a span belongs to.
     pub fn trace_id(&self, key: SpanKey) -> [u8; 16] {
         let trace = key.seq / TRACE_SPANS;
-        let owner = if is_shared(trace) { u64::from(u16::MAX) + 1 } else { u64::from(key.client) };
+        let owner = if is_shared(trace) {
+            u64::from(u16::MAX) + 1
+        } else {
+            u64::from(key.client)
+        };
         let high = mix(mix(self.seed, owner), trace);
         let low = mix(high, 0x7261_6365);
         let mut id = [0; 16];
@@ -107,13 +113,21 @@ impl Workload {
         let plain = u64::from(key.client) << 48 | (key.seq & 0xffff_ffff_ffff);
         // Zero is no valid span id; the one key that would give it is swapped with the one that gives the scrambled zero.
         let scrambled = scramble(plain, self.seed);
-        (if scrambled == 0 { scramble(u64::MAX, self.seed) } else { scrambled }).to_be_bytes()
+        (if scrambled == 0 {
+            scramble(u64::MAX, self.seed)
+        } else {
+            scrambled
+        })
+        .to_be_bytes()
     }
 
     /// Reads the key back out of a span id of any origin; a foreign id gives a key that nobody sent.
     pub fn key_of(&self, span_id: [u8; 8]) -> SpanKey {
         let plain = unscramble(u64::from_be_bytes(span_id), self.seed);
-        SpanKey { client: (plain >> 48) as u16, seq: plain & 0xffff_ffff_ffff }
+        SpanKey {
+            client: (plain >> 48) as u16,
+            seq: plain & 0xffff_ffff_ffff,
+        }
     }
 
     /// The whole span that this key names.
@@ -125,19 +139,42 @@ impl Workload {
         let parent = match at {
             0 => Vec::new(),
             // Every other span hangs on the trace's first, the rest on the span before: both wide and deep.
-            _ if at.is_multiple_of(2) => self.span_id(SpanKey { seq: key.seq - at, ..key }).to_vec(),
-            _ => self.span_id(SpanKey { seq: key.seq - 1, ..key }).to_vec(),
+            _ if at.is_multiple_of(2) => self
+                .span_id(SpanKey {
+                    seq: key.seq - at,
+                    ..key
+                })
+                .to_vec(),
+            _ => self
+                .span_id(SpanKey {
+                    seq: key.seq - 1,
+                    ..key
+                })
+                .to_vec(),
         };
         let failed = draw.under(3, 16) == 0;
         let span = Span {
             trace_id: self.trace_id(key).to_vec(),
             span_id: self.span_id(key).to_vec(),
-            trace_state: if draw.under(4, 4) == 0 { "vendor=1,other=2".to_owned() } else { String::new() },
+            trace_state: if draw.under(4, 4) == 0 {
+                "vendor=1,other=2".to_owned()
+            } else {
+                String::new()
+            },
             parent_span_id: parent,
             flags: if draw.under(5, 2) == 0 { 0x101 } else { 0 },
-            name: format!("{} /item/{}", ["GET", "PUT", "POST"][draw.pick(6, 3)], draw.under(7, 12)),
-            kind: [SpanKind::Internal, SpanKind::Server, SpanKind::Client, SpanKind::Producer, SpanKind::Consumer]
-                [draw.pick(8, 5)] as i32,
+            name: format!(
+                "{} /item/{}",
+                ["GET", "PUT", "POST"][draw.pick(6, 3)],
+                draw.under(7, 12)
+            ),
+            kind: [
+                SpanKind::Internal,
+                SpanKind::Server,
+                SpanKind::Client,
+                SpanKind::Producer,
+                SpanKind::Consumer,
+            ][draw.pick(8, 5)] as i32,
             start_time_unix_nano: start,
             end_time_unix_nano: start + duration,
             attributes: span_attributes(key, draw),
@@ -147,8 +184,16 @@ impl Workload {
             links: links(self, key, draw),
             dropped_links_count: u32::try_from(draw.under(11, 2)).unwrap_or(0),
             status: Some(Status {
-                message: if failed { "upstream closed the connection".to_owned() } else { String::new() },
-                code: if failed { StatusCode::Error as i32 } else { StatusCode::Unset as i32 },
+                message: if failed {
+                    "upstream closed the connection".to_owned()
+                } else {
+                    String::new()
+                },
+                code: if failed {
+                    StatusCode::Error as i32
+                } else {
+                    StatusCode::Unset as i32
+                },
             }),
         };
         let group = key.seq / TRACE_SPANS % RESOURCES;
@@ -156,7 +201,11 @@ impl Workload {
             resource: resource(key.client, group),
             scope: scope(group),
             resource_schema_url: "https://opentelemetry.io/schemas/1.30.0".to_owned(),
-            scope_schema_url: if group == 0 { String::new() } else { "https://example.com/schema/2".to_owned() },
+            scope_schema_url: if group == 0 {
+                String::new()
+            } else {
+                "https://example.com/schema/2".to_owned()
+            },
             span,
         }
     }
@@ -166,32 +215,49 @@ impl Workload {
         let mut groups: BTreeMap<u64, ResourceSpans> = BTreeMap::new();
         for seq in first..first + count {
             let full = self.span(SpanKey { client, seq });
-            let group = groups.entry(seq / TRACE_SPANS % RESOURCES).or_insert_with(|| ResourceSpans {
-                resource: Some(full.resource),
-                scope_spans: vec![ScopeSpans {
-                    scope: Some(full.scope),
-                    spans: Vec::new(),
-                    schema_url: full.scope_schema_url,
-                }],
-                schema_url: full.resource_schema_url,
-            });
+            let group = groups
+                .entry(seq / TRACE_SPANS % RESOURCES)
+                .or_insert_with(|| ResourceSpans {
+                    resource: Some(full.resource),
+                    scope_spans: vec![ScopeSpans {
+                        scope: Some(full.scope),
+                        spans: Vec::new(),
+                        schema_url: full.scope_schema_url,
+                    }],
+                    schema_url: full.resource_schema_url,
+                });
             if let Some(scope) = group.scope_spans.first_mut() {
                 scope.spans.push(full.span);
             }
         }
-        ExportTraceServiceRequest { resource_spans: groups.into_values().collect() }
+        ExportTraceServiceRequest {
+            resource_spans: groups.into_values().collect(),
+        }
     }
 
     /// Every trace id that these sequence numbers touch, in order, each once.
     pub fn trace_ids(&self, client: u16, first: u64, count: u64) -> Vec<[u8; 16]> {
         let traces = first / TRACE_SPANS..(first + count).div_ceil(TRACE_SPANS);
-        traces.map(|trace| self.trace_id(SpanKey { client, seq: trace * TRACE_SPANS })).collect()
+        traces
+            .map(|trace| {
+                self.trace_id(SpanKey {
+                    client,
+                    seq: trace * TRACE_SPANS,
+                })
+            })
+            .collect()
     }
 
     /// Says whether what came back is what its span id promises.
     pub fn compare(&self, found: &FullSpan) -> Comparison {
         let Ok(id) = <[u8; 8]>::try_from(found.span.span_id.as_slice()) else {
-            return Comparison::Altered(SpanKey { client: u16::MAX, seq: u64::MAX }, "span id's length");
+            return Comparison::Altered(
+                SpanKey {
+                    client: u16::MAX,
+                    seq: u64::MAX,
+                },
+                "span id's length",
+            );
         };
         let key = self.key_of(id);
         let wanted = self.span(key);
@@ -229,7 +295,11 @@ pub fn content_hash(full: &FullSpan) -> u64 {
         bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
     }
-    for part in [full.resource.encode_to_vec(), full.scope.encode_to_vec(), full.span.encode_to_vec()] {
+    for part in [
+        full.resource.encode_to_vec(),
+        full.scope.encode_to_vec(),
+        full.span.encode_to_vec(),
+    ] {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&part);
     }
@@ -262,7 +332,10 @@ fn first_difference(wanted: &FullSpan, found: &FullSpan) -> &'static str {
     let parts = [
         (wanted.resource == found.resource, "resource"),
         (wanted.scope == found.scope, "scope"),
-        (wanted.resource_schema_url == found.resource_schema_url, "resource schema url"),
+        (
+            wanted.resource_schema_url == found.resource_schema_url,
+            "resource schema url",
+        ),
         (wanted.scope_schema_url == found.scope_schema_url, "scope schema url"),
         (a.trace_id == b.trace_id, "trace id"),
         (a.parent_span_id == b.parent_span_id, "parent span id"),
@@ -273,14 +346,20 @@ fn first_difference(wanted: &FullSpan, found: &FullSpan) -> &'static str {
         (a.start_time_unix_nano == b.start_time_unix_nano, "start"),
         (a.end_time_unix_nano == b.end_time_unix_nano, "end"),
         (a.attributes == b.attributes, "attributes"),
-        (a.dropped_attributes_count == b.dropped_attributes_count, "dropped attributes"),
+        (
+            a.dropped_attributes_count == b.dropped_attributes_count,
+            "dropped attributes",
+        ),
         (a.events == b.events, "events"),
         (a.dropped_events_count == b.dropped_events_count, "dropped events"),
         (a.links == b.links, "links"),
         (a.dropped_links_count == b.dropped_links_count, "dropped links"),
         (a.status == b.status, "status"),
     ];
-    parts.iter().find(|(same, _)| !same).map_or("encoding", |(_, name)| name)
+    parts
+        .iter()
+        .find(|(same, _)| !same)
+        .map_or("encoding", |(_, name)| name)
 }
 
 fn is_shared(trace: u64) -> bool {
@@ -305,7 +384,11 @@ fn scope(group: u64) -> InstrumentationScope {
     InstrumentationScope {
         name: format!("library-{group}"),
         version: "1.4.0".to_owned(),
-        attributes: if group == 1 { vec![text("scope.kind", "auto")] } else { Vec::new() },
+        attributes: if group == 1 {
+            vec![text("scope.kind", "auto")]
+        } else {
+            Vec::new()
+        },
         dropped_attributes_count: 0,
     }
 }
@@ -316,8 +399,14 @@ fn span_attributes(key: SpanKey, draw: Draw) -> Vec<KeyValue> {
         // A needle: what a search by attribute must find exactly once.
         text("e2e.key", &format!("{}-{}", key.client, key.seq)),
         keyed("e2e.client", Value::IntValue(i64::from(key.client))),
-        keyed("http.response.status_code", Value::IntValue([200, 204, 404, 500][draw.pick(20, 4)])),
-        text("url.path", &format!("/item/{}/part/{}", draw.under(21, 1_000), draw.under(22, 10))),
+        keyed(
+            "http.response.status_code",
+            Value::IntValue([200, 204, 404, 500][draw.pick(20, 4)]),
+        ),
+        text(
+            "url.path",
+            &format!("/item/{}/part/{}", draw.under(21, 1_000), draw.under(22, 10)),
+        ),
         keyed("cache.hit", Value::BoolValue(draw.under(23, 2) == 0)),
         keyed("load", Value::DoubleValue(draw.under(24, 1_000) as f64 / 8.0)),
     ];
@@ -325,13 +414,20 @@ fn span_attributes(key: SpanKey, draw: Draw) -> Vec<KeyValue> {
         0 => attributes.push(keyed("payload", Value::BytesValue(draw.0.to_le_bytes().to_vec()))),
         1 => attributes.push(keyed(
             "tags",
-            Value::ArrayValue(ArrayValue { values: vec![value("a"), value(&draw.under(26, 9).to_string())] }),
+            Value::ArrayValue(ArrayValue {
+                values: vec![value("a"), value(&draw.under(26, 9).to_string())],
+            }),
         )),
         2 => attributes.push(keyed(
             "peer",
-            Value::KvlistValue(KeyValueList { values: vec![text("host", "a.internal"), text("zone", "b")] }),
+            Value::KvlistValue(KeyValueList {
+                values: vec![text("host", "a.internal"), text("zone", "b")],
+            }),
         )),
-        3 => attributes.push(text("exception.stacktrace", &"at frame\n".repeat(40 + draw.pick(27, 60)))),
+        3 => attributes.push(text(
+            "exception.stacktrace",
+            &"at frame\n".repeat(40 + draw.pick(27, 60)),
+        )),
         4 => attributes.push(text(&format!("rare.{}", draw.under(28, 400)), "ünïcödé ✓")),
         5 => attributes.push(text("empty", "")),
         _ => {}
@@ -345,7 +441,10 @@ fn events(start: u64, duration: u64, draw: Draw) -> Vec<Event> {
         .map(|n| Event {
             time_unix_nano: start + duration / (n + 2),
             name: ["retry", "exception", "message"][draw.pick(31 + n, 3)].to_owned(),
-            attributes: vec![text("exception.type", "io.Timeout"), keyed("attempt", Value::IntValue(n as i64))],
+            attributes: vec![
+                text("exception.type", "io.Timeout"),
+                keyed("attempt", Value::IntValue(n as i64)),
+            ],
             dropped_attributes_count: u32::from(n == 1),
         })
         .collect()
@@ -355,7 +454,10 @@ fn links(workload: &Workload, key: SpanKey, draw: Draw) -> Vec<Link> {
     if draw.under(40, 6) != 0 || key.seq < TRACE_SPANS {
         return Vec::new();
     }
-    let to = SpanKey { seq: key.seq - TRACE_SPANS, ..key };
+    let to = SpanKey {
+        seq: key.seq - TRACE_SPANS,
+        ..key
+    };
     vec![Link {
         trace_id: workload.trace_id(to).to_vec(),
         span_id: workload.span_id(to).to_vec(),
@@ -367,7 +469,11 @@ fn links(workload: &Workload, key: SpanKey, draw: Draw) -> Vec<Link> {
 }
 
 fn keyed(key: &str, value: Value) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..Default::default() }
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..Default::default()
+    }
 }
 
 fn text(key: &str, text: &str) -> KeyValue {
@@ -375,7 +481,9 @@ fn text(key: &str, text: &str) -> KeyValue {
 }
 
 fn value(text: &str) -> AnyValue {
-    AnyValue { value: Some(Value::StringValue(text.to_owned())) }
+    AnyValue {
+        value: Some(Value::StringValue(text.to_owned())),
+    }
 }
 
 /// Numbers drawn from one span's hash, each under its own label so that adding one moves no other.
@@ -421,7 +529,10 @@ fn unscramble(scrambled: u64, seed: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const W: Workload = Workload { seed: 7, start_ns: 1_700_000_000_000_000_000 };
+    const W: Workload = Workload {
+        seed: 7,
+        start_ns: 1_700_000_000_000_000_000,
+    };
 
     #[test]
     fn ids_say_who_they_are() {
@@ -459,7 +570,10 @@ mod tests {
 
     #[test]
     fn some_traces_are_shared() {
-        let shared = SpanKey { client: 1, seq: (SHARED_EVERY - 1) * TRACE_SPANS };
+        let shared = SpanKey {
+            client: 1,
+            seq: (SHARED_EVERY - 1) * TRACE_SPANS,
+        };
         assert_eq!(W.trace_id(shared), W.trace_id(SpanKey { client: 2, ..shared }));
         let own = SpanKey { client: 1, seq: 0 };
         assert_ne!(W.trace_id(own), W.trace_id(SpanKey { client: 2, ..own }));

@@ -61,17 +61,30 @@ async fn main() -> anyhow::Result<()> {
         buckets: args.buckets,
         access_key: args.access_key,
         secret_key: args.secret_key,
-        rules: Rules { list_page_max: args.list_page_max, ..Rules::default() },
+        rules: Rules {
+            list_page_max: args.list_page_max,
+            ..Rules::default()
+        },
         seed: args.seed,
     };
-    let server = Arc::new(S3Server::start(options).await.with_context(|| format!("cannot listen on {}", args.listen))?);
+    let server = Arc::new(
+        S3Server::start(options)
+            .await
+            .with_context(|| format!("cannot listen on {}", args.listen))?,
+    );
     if let Some(rules) = &args.toxics {
-        server.toxics().set(serde_json::from_str(rules).context("--toxics is not an array of rules")?);
+        server
+            .toxics()
+            .set(serde_json::from_str(rules).context("--toxics is not an array of rules")?);
     }
-    let control = tokio::net::TcpListener::bind(args.control_listen).await.context("cannot bind the control port")?;
+    let control = tokio::net::TcpListener::bind(args.control_listen)
+        .await
+        .context("cannot bind the control port")?;
     println!("listening s3 {}", server.addr());
     println!("listening control {}", control.local_addr()?);
-    axum::serve(control, router(server)).await.context("the control endpoint failed")
+    axum::serve(control, router(server))
+        .await
+        .context("the control endpoint failed")
 }
 
 fn router(server: Arc<S3Server>) -> Router {
@@ -88,7 +101,12 @@ type Server = State<Arc<S3Server>>;
 
 async fn rules(State(server): Server) -> Json<Vec<serde_json::Value>> {
     let rules = server.toxics().rules();
-    Json(rules.into_iter().map(|(rule, struck)| serde_json::json!({"rule": rule, "struck": struck})).collect())
+    Json(
+        rules
+            .into_iter()
+            .map(|(rule, struck)| serde_json::json!({"rule": rule, "struck": struck}))
+            .collect(),
+    )
 }
 
 async fn set_rules(State(server): Server, Json(rules): Json<Vec<Rule>>) {
@@ -105,9 +123,17 @@ async fn set_availability(State(server): Server, Json(availability): Json<Availa
 }
 
 async fn traffic(State(server): Server) -> Json<BTreeMap<String, serde_json::Value>> {
-    let name = |op: Op| serde_json::to_value(op).ok().and_then(|name| name.as_str().map(str::to_owned));
+    let name = |op: Op| {
+        serde_json::to_value(op)
+            .ok()
+            .and_then(|name| name.as_str().map(str::to_owned))
+    };
     let by_op = server.traffic().by_op().into_iter();
-    Json(by_op.filter_map(|(op, counts)| Some((name(op)?, serde_json::to_value(counts).ok()?))).collect())
+    Json(
+        by_op
+            .filter_map(|(op, counts)| Some((name(op)?, serde_json::to_value(counts).ok()?)))
+            .collect(),
+    )
 }
 
 async fn reset_traffic(State(server): Server) {
@@ -122,8 +148,8 @@ struct Listing {
 
 async fn objects(State(server): Server, Query(listing): Query<Listing>) -> Json<Vec<serde_json::Value>> {
     let objects = server.memory().objects(server.bucket(), &listing.prefix);
-    let rows = objects.into_iter().map(|(key, object)| {
-        serde_json::json!({"key": key, "bytes": object.data.len(), "etag": object.etag})
-    });
+    let rows = objects
+        .into_iter()
+        .map(|(key, object)| serde_json::json!({"key": key, "bytes": object.data.len(), "etag": object.etag}));
     Json(rows.collect())
 }

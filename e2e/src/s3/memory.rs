@@ -18,6 +18,8 @@ use s3s::crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Md5, Sha1, Sha256};
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
+use crate::base64;
+
 /// How many mutations a stale LIST can look back; more is clamped.
 const HISTORY_MAX: usize = 100_000;
 /// S3's own limit on the number of parts.
@@ -45,7 +47,10 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { list_page_max: 1_000, part_bytes_min: 5 << 20 }
+        Self {
+            list_page_max: 1_000,
+            part_bytes_min: 5 << 20,
+        }
     }
 }
 
@@ -99,13 +104,18 @@ impl Memory {
         for bucket in buckets {
             state.buckets.insert((*bucket).to_owned(), BTreeMap::new());
         }
-        Self { state: Arc::new(Mutex::new(state)), rules }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            rules,
+        }
     }
 
     /// Copies out every object whose key starts with `prefix`, in key order.
     pub fn objects(&self, bucket: &str, prefix: &str) -> Vec<(String, StoredObject)> {
         let state = self.lock();
-        let Some(objects) = state.buckets.get(bucket) else { return Vec::new() };
+        let Some(objects) = state.buckets.get(bucket) else {
+            return Vec::new();
+        };
         objects
             .range(prefix.to_owned()..)
             .take_while(|(key, _)| key.starts_with(prefix))
@@ -154,7 +164,9 @@ impl State {
     }
 
     fn replace(&mut self, bucket: &str, key: &str, object: Option<StoredObject>) {
-        let Some(objects) = self.buckets.get_mut(bucket) else { return };
+        let Some(objects) = self.buckets.get_mut(bucket) else {
+            return;
+        };
         let before = match object {
             Some(object) => objects.insert(key.to_owned(), object),
             None => objects.remove(key),
@@ -198,7 +210,9 @@ impl State {
             }
         }
         if let Some(condition) = if_match {
-            let Some(current) = current else { return Err(s3_error!(NoSuchKey)) };
+            let Some(current) = current else {
+                return Err(s3_error!(NoSuchKey));
+            };
             if !matches_etag(condition, &current.etag) {
                 return Err(s3_error!(PreconditionFailed));
             }
@@ -225,8 +239,14 @@ impl S3 for Memory {
 
     async fn list_buckets(&self, _req: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
         let names: BTreeSet<String> = self.lock().buckets.keys().cloned().collect();
-        let buckets = names.into_iter().map(|name| Bucket { name: Some(name), ..Default::default() });
-        Ok(S3Response::new(ListBucketsOutput { buckets: Some(buckets.collect()), ..Default::default() }))
+        let buckets = names.into_iter().map(|name| Bucket {
+            name: Some(name),
+            ..Default::default()
+        });
+        Ok(S3Response::new(ListBucketsOutput {
+            buckets: Some(buckets.collect()),
+            ..Default::default()
+        }))
     }
 
     async fn get_bucket_location(
@@ -271,7 +291,12 @@ impl S3 for Memory {
             ..Default::default()
         };
         let mut state = self.lock();
-        state.check_write(&input.bucket, &input.key, input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        state.check_write(
+            &input.bucket,
+            &input.key,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
         state.replace(&input.bucket, &input.key, Some(object));
         Ok(S3Response::new(output))
     }
@@ -361,10 +386,16 @@ impl S3 for Memory {
                 state.replace(&input.bucket, &object.key, None);
             }
             if !quiet {
-                deleted.push(DeletedObject { key: Some(object.key), ..Default::default() });
+                deleted.push(DeletedObject {
+                    key: Some(object.key),
+                    ..Default::default()
+                });
             }
         }
-        Ok(S3Response::new(DeleteObjectsOutput { deleted: Some(deleted), ..Default::default() }))
+        Ok(S3Response::new(DeleteObjectsOutput {
+            deleted: Some(deleted),
+            ..Default::default()
+        }))
     }
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
@@ -379,7 +410,10 @@ impl S3 for Memory {
             ..Default::default()
         };
         state.replace(&input.bucket, &input.key, Some(object));
-        Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
+        Ok(S3Response::new(CopyObjectOutput {
+            copy_object_result: Some(result),
+            ..Default::default()
+        }))
     }
 
     async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
@@ -387,16 +421,25 @@ impl S3 for Memory {
         let input = req.input;
         let objects = self.lock().listing(&input.bucket, stale_by)?;
         let prefix = input.prefix.clone().unwrap_or_default();
-        let asked = input.max_keys.map_or(self.rules.list_page_max, |max| usize::try_from(max).unwrap_or(0));
+        let asked = input
+            .max_keys
+            .map_or(self.rules.list_page_max, |max| usize::try_from(max).unwrap_or(0));
         let page_max = asked.min(self.rules.list_page_max);
         // The token is the last key or common prefix already given, so a page can resume after deletions.
-        let after = input.continuation_token.clone().or(input.start_after.clone()).unwrap_or_default();
+        let after = input
+            .continuation_token
+            .clone()
+            .or(input.start_after.clone())
+            .unwrap_or_default();
 
         let mut contents = Vec::new();
         let mut prefixes: Vec<String> = Vec::new();
         let mut last = None;
         let mut truncated = false;
-        for (key, object) in objects.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
+        for (key, object) in objects
+            .range(prefix.clone()..)
+            .take_while(|(key, _)| key.starts_with(&prefix))
+        {
             let entry = match &input.delimiter {
                 Some(delimiter) if !delimiter.is_empty() => key[prefix.len()..]
                     .find(delimiter.as_str())
@@ -484,7 +527,12 @@ impl S3 for Memory {
         take_trailing(&mut sent, trailers.as_ref());
         check_md5(&data, input.content_md5.as_deref())?;
         check_sums(&data, &sent)?;
-        let part = StoredPart { md5: md5(&data), data, modified: SystemTime::now(), checksum: sent.clone() };
+        let part = StoredPart {
+            md5: md5(&data),
+            data,
+            modified: SystemTime::now(),
+            checksum: sent.clone(),
+        };
         let e_tag = Some(ETag::Strong(hex(&part.md5)));
         self.put_part(&input.bucket, &input.key, &input.upload_id, input.part_number, part)?;
         let output = UploadPartOutput {
@@ -508,17 +556,31 @@ impl S3 for Memory {
         let data = match &input.copy_source_range {
             Some(header) => {
                 let range = Range::parse(header).map_err(|_| s3_error!(InvalidArgument))?;
-                let range = range.check(source.data.len() as u64).map_err(|_| s3_error!(InvalidRange))?;
+                let range = range
+                    .check(source.data.len() as u64)
+                    .map_err(|_| s3_error!(InvalidRange))?;
                 source.data.slice(to_usize(range.start)?..to_usize(range.end)?)
             }
             None => source.data,
         };
         let modified = SystemTime::now();
-        let part = StoredPart { md5: md5(&data), data, modified, checksum: Checksum::default() };
+        let part = StoredPart {
+            md5: md5(&data),
+            data,
+            modified,
+            checksum: Checksum::default(),
+        };
         let e_tag = Some(ETag::Strong(hex(&part.md5)));
         self.put_part(&input.bucket, &input.key, &input.upload_id, input.part_number, part)?;
-        let result = CopyPartResult { e_tag, last_modified: Some(modified.into()), ..Default::default() };
-        Ok(S3Response::new(UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() }))
+        let result = CopyPartResult {
+            e_tag,
+            last_modified: Some(modified.into()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(UploadPartCopyOutput {
+            copy_part_result: Some(result),
+            ..Default::default()
+        }))
     }
 
     async fn complete_multipart_upload(
@@ -527,9 +589,17 @@ impl S3 for Memory {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
         let mut state = self.lock();
-        let listed = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
+        let listed = input
+            .multipart_upload
+            .and_then(|upload| upload.parts)
+            .unwrap_or_default();
         let object = self.assemble(&state, &input.bucket, &input.key, &input.upload_id, &listed)?;
-        state.check_write(&input.bucket, &input.key, input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        state.check_write(
+            &input.bucket,
+            &input.key,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
         let e_tag = Some(ETag::Strong(object.etag.clone()));
         state.uploads.remove(&input.upload_id);
         state.replace(&input.bucket, &input.key, Some(object));
@@ -559,7 +629,9 @@ impl S3 for Memory {
         let state = self.lock();
         let upload = state.upload(&input.bucket, &input.key, &input.upload_id)?;
         let after = input.part_number_marker.unwrap_or(0);
-        let max = usize::try_from(input.max_parts.unwrap_or(1_000)).unwrap_or(0).min(1_000);
+        let max = usize::try_from(input.max_parts.unwrap_or(1_000))
+            .unwrap_or(0)
+            .min(1_000);
         let mut rest = upload.parts.range(after + 1..);
         let parts: Vec<Part> = rest
             .by_ref()
@@ -595,7 +667,10 @@ impl S3 for Memory {
         let state = self.lock();
         state.objects(&input.bucket)?;
         let prefix = input.prefix.unwrap_or_default();
-        let open = state.uploads.iter().filter(|(_, u)| u.bucket == input.bucket && u.key.starts_with(&prefix));
+        let open = state
+            .uploads
+            .iter()
+            .filter(|(_, u)| u.bucket == input.bucket && u.key.starts_with(&prefix));
         let uploads = open
             .map(|(id, upload)| MultipartUpload {
                 upload_id: Some(id.clone()),
@@ -616,7 +691,10 @@ impl S3 for Memory {
 
 impl State {
     fn upload(&self, bucket: &str, key: &str, upload_id: &str) -> S3Result<&Upload> {
-        let upload = self.uploads.get(upload_id).filter(|upload| upload.bucket == bucket && upload.key == key);
+        let upload = self
+            .uploads
+            .get(upload_id)
+            .filter(|upload| upload.bucket == bucket && upload.key == key);
         upload.ok_or_else(|| s3_error!(NoSuchUpload))
     }
 }
@@ -657,7 +735,11 @@ impl Memory {
             }
             before = number;
             let part = upload.parts.get(&number).ok_or_else(|| s3_error!(InvalidPart))?;
-            if completed.e_tag.as_ref().is_none_or(|etag| etag.value() != hex(&part.md5)) {
+            if completed
+                .e_tag
+                .as_ref()
+                .is_none_or(|etag| etag.value() != hex(&part.md5))
+            {
                 return Err(s3_error!(InvalidPart));
             }
             if at + 1 < listed.len() && part.data.len() < self.rules.part_bytes_min {
@@ -737,7 +819,7 @@ fn matches_etag(condition: &ETagCondition, etag: &str) -> bool {
 
 fn check_md5(data: &[u8], sent: Option<&str>) -> S3Result<()> {
     match sent {
-        Some(sent) if sent != base64(&md5(data)) => Err(s3_error!(BadDigest, "the Content-MD5 did not match")),
+        Some(sent) if sent != base64::encode(&md5(data)) => Err(s3_error!(BadDigest, "the Content-MD5 did not match")),
         _ => Ok(()),
     }
 }
@@ -746,10 +828,18 @@ fn check_md5(data: &[u8], sent: Option<&str>) -> S3Result<()> {
 fn take_trailing(sums: &mut Checksum, trailers: Option<&s3s::TrailingHeaders>) {
     let Some(trailers) = trailers else { return };
     trailers.read(|headers| {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let text = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
         sums.checksum_crc32 = sums.checksum_crc32.take().or_else(|| text("x-amz-checksum-crc32"));
         sums.checksum_crc32c = sums.checksum_crc32c.take().or_else(|| text("x-amz-checksum-crc32c"));
-        sums.checksum_crc64nvme = sums.checksum_crc64nvme.take().or_else(|| text("x-amz-checksum-crc64nvme"));
+        sums.checksum_crc64nvme = sums
+            .checksum_crc64nvme
+            .take()
+            .or_else(|| text("x-amz-checksum-crc64nvme"));
         sums.checksum_sha1 = sums.checksum_sha1.take().or_else(|| text("x-amz-checksum-sha1"));
         sums.checksum_sha256 = sums.checksum_sha256.take().or_else(|| text("x-amz-checksum-sha256"));
     });
@@ -770,7 +860,11 @@ fn check_sums(data: &[u8], sent: &Checksum) -> S3Result<()> {
         && ours.checksum_crc64nvme == sent.checksum_crc64nvme
         && ours.checksum_sha1 == sent.checksum_sha1
         && ours.checksum_sha256 == sent.checksum_sha256;
-    if same { Ok(()) } else { Err(s3_error!(BadDigest, "a checksum did not match")) }
+    if same {
+        Ok(())
+    } else {
+        Err(s3_error!(BadDigest, "a checksum did not match"))
+    }
 }
 
 fn md5(data: &[u8]) -> [u8; 16] {
@@ -780,23 +874,12 @@ fn md5(data: &[u8]) -> [u8; 16] {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for at in 0..4 {
-            let index = bits >> (18 - 6 * at) & 63;
-            text.push(if at <= group.len() { char::from(ALPHABET[index as usize]) } else { '=' });
-        }
-    }
-    text
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 fn to_usize(value: u64) -> S3Result<usize> {

@@ -61,27 +61,42 @@ pub enum Toxic {
 impl Toxic {
     /// `503 SlowDown`, as S3 throttles.
     pub fn slow_down() -> Self {
-        Self::Fail { status: 503, code: "SlowDown".to_owned() }
+        Self::Fail {
+            status: 503,
+            code: "SlowDown".to_owned(),
+        }
     }
 
     /// `500 InternalError`.
     pub fn internal() -> Self {
-        Self::Fail { status: 500, code: "InternalError".to_owned() }
+        Self::Fail {
+            status: 500,
+            code: "InternalError".to_owned(),
+        }
     }
 
     /// `429 TooManyRequests`, as some S3-compatible stores throttle.
     pub fn too_many() -> Self {
-        Self::Fail { status: 429, code: "TooManyRequests".to_owned() }
+        Self::Fail {
+            status: 429,
+            code: "TooManyRequests".to_owned(),
+        }
     }
 
     /// `403 AccessDenied`.
     pub fn forbidden() -> Self {
-        Self::Fail { status: 403, code: "AccessDenied".to_owned() }
+        Self::Fail {
+            status: 403,
+            code: "AccessDenied".to_owned(),
+        }
     }
 
     /// `409 ConditionalRequestConflict`, as S3 answers racing conditional writes.
     pub fn conflict() -> Self {
-        Self::Fail { status: 409, code: "ConditionalRequestConflict".to_owned() }
+        Self::Fail {
+            status: 409,
+            code: "ConditionalRequestConflict".to_owned(),
+        }
     }
 }
 
@@ -115,17 +130,30 @@ fn certain() -> f64 {
 impl Rule {
     /// Strikes every request of these operations (none: of all).
     pub fn always(ops: &[Op], toxic: Toxic) -> Self {
-        Self { ops: ops.to_vec(), key_prefix: String::new(), toxic, probability: 1.0, skip: 0, times: None }
+        Self {
+            ops: ops.to_vec(),
+            key_prefix: String::new(),
+            toxic,
+            probability: 1.0,
+            skip: 0,
+            times: None,
+        }
     }
 
     /// Strikes a share of the requests.
     pub fn sometimes(ops: &[Op], probability: f64, toxic: Toxic) -> Self {
-        Self { probability, ..Self::always(ops, toxic) }
+        Self {
+            probability,
+            ..Self::always(ops, toxic)
+        }
     }
 
     /// Strikes the next `times` requests of these operations and then no more.
     pub fn times(ops: &[Op], times: u64, toxic: Toxic) -> Self {
-        Self { times: Some(times), ..Self::always(ops, toxic) }
+        Self {
+            times: Some(times),
+            ..Self::always(ops, toxic)
+        }
     }
 
     /// Narrows to keys with this prefix.
@@ -185,17 +213,32 @@ impl Toxics {
     /// No rules, up.
     pub fn new(seed: u64) -> Self {
         let (availability, _) = watch::channel(Availability::Up);
-        Self { seed, rules: Arc::default(), availability: Arc::new(availability) }
+        Self {
+            seed,
+            rules: Arc::default(),
+            availability: Arc::new(availability),
+        }
     }
 
     /// Adds a rule after the present ones.
     pub fn add(&self, rule: Rule) {
-        self.lock().push(ArmedRule { rule, matched: 0, struck: 0 });
+        self.lock().push(ArmedRule {
+            rule,
+            matched: 0,
+            struck: 0,
+        });
     }
 
     /// Replaces all rules; their counts start anew.
     pub fn set(&self, rules: Vec<Rule>) {
-        *self.lock() = rules.into_iter().map(|rule| ArmedRule { rule, matched: 0, struck: 0 }).collect();
+        *self.lock() = rules
+            .into_iter()
+            .map(|rule| ArmedRule {
+                rule,
+                matched: 0,
+                struck: 0,
+            })
+            .collect();
     }
 
     /// Removes every rule and brings the store up.
@@ -206,7 +249,10 @@ impl Toxics {
 
     /// The rules in force, each with how often it struck.
     pub fn rules(&self) -> Vec<(Rule, u64)> {
-        self.lock().iter().map(|armed| (armed.rule.clone(), armed.struck)).collect()
+        self.lock()
+            .iter()
+            .map(|armed| (armed.rule.clone(), armed.struck))
+            .collect()
     }
 
     /// Takes the store away or gives it back. The socket follows within moments; see [`super::S3Server::reachable`].
@@ -286,7 +332,9 @@ mod tests {
         let fates = |seed| {
             let toxics = Toxics::new(seed);
             toxics.add(Rule::sometimes(&[Op::Get], 0.3, Toxic::internal()));
-            (0..200).map(|_| toxics.decide(Op::Get, "k").fail.is_some()).collect::<Vec<_>>()
+            (0..200)
+                .map(|_| toxics.decide(Op::Get, "k").fail.is_some())
+                .collect::<Vec<_>>()
         };
         assert_eq!(fates(1), fates(1));
         assert_ne!(fates(1), fates(2));
@@ -306,7 +354,8 @@ mod tests {
 
     #[test]
     fn rules_have_a_wire_form() {
-        let text = r#"{"ops":["put","upload-part"],"key_prefix":"blocks/","toxic":{"kind":"latency","ms":50},"times":3}"#;
+        let text =
+            r#"{"ops":["put","upload-part"],"key_prefix":"blocks/","toxic":{"kind":"latency","ms":50},"times":3}"#;
         let rule: Rule = serde_json::from_str(text).unwrap();
         assert_eq!(rule.ops, [Op::Put, Op::UploadPart]);
         assert_eq!(rule.toxic, Toxic::Latency { ms: 50, jitter_ms: 0 });

@@ -89,7 +89,10 @@ impl Traffic {
     pub fn count(&self, op: Op, prefix: &str) -> Counts {
         let record = self.lock();
         let from = (op, prefix.to_owned());
-        let hits = record.counts.range(from..).take_while(|((o, key), _)| *o == op && key.starts_with(prefix));
+        let hits = record
+            .counts
+            .range(from..)
+            .take_while(|((o, key), _)| *o == op && key.starts_with(prefix));
         hits.fold(Counts::default(), |sum, (_, counts)| sum.plus(*counts))
     }
 
@@ -150,12 +153,19 @@ pub(super) fn classify(method: &Method, uri: &Uri, headers: &HeaderMap) -> (Op, 
     let path = uri.path().trim_start_matches('/');
     let (_bucket, key) = path.split_once('/').unwrap_or((path, ""));
     let key = percent_decode(key);
-    let query: Vec<(&str, &str)> =
-        uri.query().unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+    let query: Vec<(&str, &str)> = uri
+        .query()
+        .unwrap_or("")
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .collect();
     let has = |name: &str| query.iter().any(|(n, _)| *n == name);
     let op = match (method.as_str(), key.is_empty()) {
         ("GET", true) if has("list-type") => {
-            let prefix = query.iter().find(|(n, _)| *n == "prefix").map_or("", |(_, value)| value);
+            let prefix = query
+                .iter()
+                .find(|(n, _)| *n == "prefix")
+                .map_or("", |(_, value)| value);
             return (Op::List, percent_decode(prefix));
         }
         ("POST", true) if has("delete") => Op::DeleteMany,
@@ -203,7 +213,11 @@ mod tests {
     fn names_operations() {
         let check = |method: &str, uri: &str, op: Op, key: &str| {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            assert_eq!(classify(&method, &uri.parse().unwrap(), &HeaderMap::new()), (op, key.to_owned()), "{uri}");
+            assert_eq!(
+                classify(&method, &uri.parse().unwrap(), &HeaderMap::new()),
+                (op, key.to_owned()),
+                "{uri}"
+            );
         };
         check("GET", "/b/a/b%20c", Op::Get, "a/b c");
         check("GET", "/b?list-type=2&prefix=x%2F", Op::List, "x/");

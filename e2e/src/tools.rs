@@ -1,0 +1,259 @@
+//! Real programs to test against, at pinned versions, installed once into a cache outside the repository.
+//!
+//! The cache is `$XDG_CACHE_HOME/vivace` (or `~/.cache/vivace`), one folder per tool and version, complete when it holds
+//! [`COMPLETE`]. Installing takes minutes of both cores, so a test never starts it by itself: it takes what is there and
+//! is skipped otherwise. `cargo run -p vivace-e2e --bin tools` installs everything, as `.ci/run` does; with
+//! [`INSTALL`]`=1` in the environment a test installs what it lacks.
+//!
+//! Only package registries are used, through their ordinary clients. A tool that one of them does not have is
+//! [`Unavailable`], not an error.
+//!
+//! Not here: fake-gcs-server. It installs and runs, but answers 400 to the plain XML PUT with which object_store writes
+//! (seen with 1.56.1), so nothing could be stored in it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::skip::Unavailable;
+
+/// Environment variable: install a missing tool on first use.
+pub const INSTALL: &str = "VIVACE_E2E_INSTALL";
+/// The file whose presence says that an installation ran to its end.
+pub const COMPLETE: &str = "complete";
+
+/// Longer than the slowest installation on two busy cores.
+const INSTALL_SECONDS_MAX: &str = "1500";
+
+const COLLECTOR: &str = "0.161.0";
+const COLLECTOR_PROVIDERS: &str = "1.67.0";
+
+/// A real program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tool {
+    /// OpenTelemetry Collector with the OTLP receiver, batch processor, both OTLP exporters and the debug exporter.
+    Collector,
+    /// The Collector project's load generator.
+    Telemetrygen,
+    /// Azure Blob Storage in memory; the path is its script, to be run by `node`.
+    Azurite,
+    /// Many services of AWS in memory, S3 among them; the path is a Python that has it as `moto.server`.
+    Moto,
+    /// A Python with pyarrow and duckdb.
+    Readers,
+    /// MinIO's server: S3 on a disk.
+    Minio,
+}
+
+impl Tool {
+    /// All of them, the quick ones first.
+    pub const ALL: [Self; 6] = [
+        Self::Readers,
+        Self::Moto,
+        Self::Azurite,
+        Self::Telemetrygen,
+        Self::Collector,
+        Self::Minio,
+    ];
+
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Collector => "otelcol",
+            Self::Telemetrygen => "telemetrygen",
+            Self::Azurite => "azurite",
+            Self::Moto => "moto",
+            Self::Readers => "parquet-readers",
+            Self::Minio => "minio",
+        }
+    }
+
+    /// The pinned version, which is also the cache key. These install with the toolchains named in the README; a newer
+    /// one is a change to be tried, not a string to be bumped.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Collector => COLLECTOR,
+            Self::Telemetrygen => "0.161.0",
+            Self::Azurite => "3.37.0",
+            Self::Moto => "5.2.5",
+            Self::Readers => "pyarrow-26.0.1-duckdb-2.0.0",
+            // The project tags releases by date, which Go does not take for versions.
+            Self::Minio => "0.0.0-20260212201848-7aac2a2c5b7c",
+        }
+    }
+
+    /// The program to start, installing it first if it is not cached and that is allowed.
+    pub fn obtain(self) -> Result<PathBuf, Unavailable> {
+        let dir = self.dir()?;
+        if dir.join(COMPLETE).is_file() {
+            return Ok(dir.join(self.program()));
+        }
+        if std::env::var_os(INSTALL).is_none_or(|value| value != "1") {
+            return Err(Unavailable(format!(
+                "{} {} is not installed; `cargo run -p vivace-e2e --bin tools` does it",
+                self.name(),
+                self.version()
+            )));
+        }
+        self.install()
+    }
+
+    /// Installs it if it is not there, one process at a time, and gives the program to start.
+    pub fn install(self) -> Result<PathBuf, Unavailable> {
+        let dir = self.dir()?;
+        let what = format!("{} {}", self.name(), self.version());
+        self.install_into(&dir)
+            .map_err(|error| Unavailable::because(&what, error))?;
+        Ok(dir.join(self.program()))
+    }
+
+    fn dir(self) -> Result<PathBuf, Unavailable> {
+        Ok(cache_root()?.join(self.name()).join(self.version()))
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Collector => "build/otelcol",
+            Self::Telemetrygen => "bin/telemetrygen",
+            Self::Azurite => "node_modules/azurite/dist/src/blob/main.js",
+            Self::Moto | Self::Readers => "venv/bin/python",
+            Self::Minio => "bin/minio",
+        }
+    }
+
+    fn install_into(self, dir: &Path) -> anyhow::Result<()> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let lock = File::create(dir.join("lock"))?;
+        lock.lock().context("cannot lock the cache")?;
+        if dir.join(COMPLETE).is_file() {
+            return Ok(());
+        }
+        match self {
+            Self::Collector => install_collector(dir)?,
+            Self::Telemetrygen => go_install(
+                dir,
+                "github.com/open-telemetry/opentelemetry-collector-contrib/cmd/telemetrygen",
+                self.version(),
+            )?,
+            Self::Minio => go_install(dir, "github.com/minio/minio", self.version())?,
+            Self::Azurite => {
+                let package = format!("azurite@{}", self.version());
+                // It asks for a newer node than Debian's, and runs on it all the same; its optional native parts do not
+                // concern the blob service.
+                run(
+                    dir,
+                    "npm",
+                    &[
+                        "install",
+                        "--no-audit",
+                        "--no-fund",
+                        "--ignore-scripts",
+                        "--prefix",
+                        ".",
+                        &package,
+                    ],
+                )?;
+            }
+            Self::Moto => install_python(dir, &[&format!("moto[s3,server]=={}", self.version())])?,
+            Self::Readers => install_python(dir, &["pyarrow==26.0.1", "duckdb==2.0.0"])?,
+        }
+        let program = dir.join(self.program());
+        if !program.exists() {
+            bail!("the installation ended well but there is no {}", program.display());
+        }
+        fs::write(dir.join(COMPLETE), self.version())?;
+        Ok(())
+    }
+}
+
+/// Where the cache is.
+pub fn cache_root() -> Result<PathBuf, Unavailable> {
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    Ok(cache
+        .ok_or_else(|| Unavailable("neither XDG_CACHE_HOME nor HOME is set".to_owned()))?
+        .join("vivace"))
+}
+
+fn install_collector(dir: &Path) -> anyhow::Result<()> {
+    let manifest = format!(
+        r"dist:
+  name: otelcol
+  description: Collector of the end-to-end suite
+  output_path: ./build
+  version: {COLLECTOR}
+receivers:
+  - gomod: go.opentelemetry.io/collector/receiver/otlpreceiver v{COLLECTOR}
+processors:
+  - gomod: go.opentelemetry.io/collector/processor/batchprocessor v{COLLECTOR}
+exporters:
+  - gomod: go.opentelemetry.io/collector/exporter/otlpexporter v{COLLECTOR}
+  - gomod: go.opentelemetry.io/collector/exporter/otlphttpexporter v{COLLECTOR}
+  - gomod: go.opentelemetry.io/collector/exporter/debugexporter v{COLLECTOR}
+providers:
+  - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider v{COLLECTOR_PROVIDERS}
+"
+    );
+    fs::write(dir.join("manifest.yaml"), manifest)?;
+    go_install(dir, "go.opentelemetry.io/collector/cmd/builder", COLLECTOR)?;
+    let builder = dir.join("bin/builder");
+    run(dir, &builder.to_string_lossy(), &["--config", "manifest.yaml"])
+}
+
+fn go_install(dir: &Path, module: &str, version: &str) -> anyhow::Result<()> {
+    run(
+        dir,
+        "go",
+        &[
+            "install",
+            "-trimpath",
+            "-ldflags=-s -w",
+            &format!("{module}@v{version}"),
+        ],
+    )
+}
+
+fn install_python(dir: &Path, packages: &[&str]) -> anyhow::Result<()> {
+    run(dir, "python3", &["-m", "venv", "venv"])?;
+    let mut arguments = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    arguments.extend_from_slice(packages);
+    run(dir, &dir.join("venv/bin/python").to_string_lossy(), &arguments)
+}
+
+/// Runs one installer politely, with its output in `install.log`.
+fn run(dir: &Path, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("install.log"))?;
+    let status = Command::new("nice")
+        .args(["-n", "10", "timeout", INSTALL_SECONDS_MAX, program])
+        .args(arguments)
+        .current_dir(dir)
+        .env("GOBIN", dir.join("bin"))
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-buildvcs=false")
+        // A module that wants a newer Go is reported, not answered by fetching a toolchain.
+        .env("GOTOOLCHAIN", "local")
+        .stdin(std::process::Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .status()
+        .with_context(|| format!("cannot run {program}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let log = fs::read_to_string(dir.join("install.log")).unwrap_or_default();
+    let last = log
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("no output");
+    bail!("{program} {}: {status}: {last}", arguments.first().unwrap_or(&""))
+}

@@ -1,0 +1,147 @@
+//! What the tests of a node start from: a folder, a binary, settings that make minutes hold many flushes, and readers
+//! that turn a whole store into one [`Verdict`].
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde_json::{Value, json};
+use vivace_e2e::client::{Otlp, Reply, Tempo};
+use vivace_e2e::ledger::{Ledger, Reading, Verdict};
+use vivace_e2e::process::{Node, NodeOptions, Scratch, vivace_bin};
+use vivace_e2e::skip::skipped;
+use vivace_e2e::spans::flatten;
+
+/// Reads in flight at once: enough to keep two cores busy, few enough to stay under every limit.
+const READERS: usize = 8;
+
+/// One test's node, not yet started.
+#[derive(Debug)]
+pub(crate) struct Fixture {
+    pub(crate) scratch: Scratch,
+    pub(crate) options: NodeOptions,
+}
+
+/// Prepares a node with these settings laid over [`small`]; `None`, after saying so, when there is no binary.
+pub(crate) fn fixture(test: &str, settings: Value) -> Option<Fixture> {
+    let bin = match vivace_bin() {
+        Ok(bin) => bin,
+        Err(reason) => {
+            skipped(test, &reason);
+            return None;
+        }
+    };
+    let scratch = Scratch::new(&test.replace("::", "-")).unwrap();
+    let data_dir = scratch.dir("data").unwrap();
+    let log_dir = scratch.path().to_path_buf();
+    let mut all = small();
+    overlay(&mut all, settings);
+    Some(Fixture {
+        scratch,
+        options: NodeOptions {
+            bin,
+            data_dir,
+            log_dir,
+            settings: all,
+        },
+    })
+}
+
+/// Small segments and a short tail: a block every second or so instead of every two minutes.
+fn small() -> Value {
+    json!({
+        "wal": {"segment_bytes": "8MiB", "quota_bytes": "256MiB"},
+        "flush": {"tail_bytes": "1MiB", "tail_age": "1s"},
+        "log": {"level": "info"},
+    })
+}
+
+/// Lays `over` on `base`, section by section.
+fn overlay(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                overlay(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+impl Fixture {
+    pub(crate) async fn start(&self) -> Node {
+        Node::start(&self.options).await.unwrap()
+    }
+
+    /// Files under the data folder that begin as a Parquet file does.
+    pub(crate) fn parquet_files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.options.data_dir.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if is_parquet(&std::fs::read(&path).unwrap_or_default()) {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Whole: the magic stands at both ends.
+pub(crate) fn is_parquet(bytes: &[u8]) -> bool {
+    bytes.len() > 8 && bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1")
+}
+
+/// Sends spans `first..first + count` of a client and enters it in the ledger.
+pub(crate) async fn send(otlp: &mut Otlp, ledger: &Ledger, client: u16, first: u64, count: u64) -> Reply {
+    let sent = ledger.send(client, first, count);
+    let reply = otlp.export(ledger.workload().request(client, first, count)).await;
+    ledger.settle(sent, reply.outcome());
+    reply
+}
+
+/// Reads every trace that the ledger knows for this tenant, by id, and judges the sum. A partial answer is an error.
+pub(crate) async fn read_everything(node: &Node, ledger: &Ledger, tenant: &str) -> anyhow::Result<Verdict> {
+    let tempo = Tempo::new(&node.http_url(), Some(tenant))?;
+    let floor = ledger.floor();
+    let ids = ledger.traces_of(tenant);
+    let traces: HashSet<[u8; 16]> = ids.iter().copied().collect();
+    let answers: Vec<Vec<_>> = futures::stream::iter(ids)
+        .map(|id| {
+            let tempo = &tempo;
+            async move {
+                let answer = tempo.trace(id).await?;
+                ensure!(
+                    answer.partial.is_none(),
+                    "trace {id:02x?} is partial: {:?}",
+                    answer.partial
+                );
+                anyhow::Ok(flatten(answer.resource_spans))
+            }
+        })
+        .buffer_unordered(READERS)
+        .try_collect()
+        .await
+        .context("reading everything back")?;
+    let spans = answers.into_iter().flatten().collect();
+    Ok(ledger.verify(&Reading {
+        floor,
+        tenant,
+        traces: Some(traces),
+        spans,
+    }))
+}
+
+/// Waits for a condition of the outside world; panics with `what` when it does not come.
+pub(crate) async fn eventually(what: &str, seconds: u64, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "not within {seconds} s: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,29 @@
+//! The end-to-end suite: one binary, so that the many dependencies are linked once.
+//!
+//! | module | meets | needs |
+//! |---|---|---|
+//! | `tidy` | the repository itself | nothing |
+//! | `s3` | our S3 server and its toxics | nothing |
+//! | `stores` | other people's object stores | installed tools |
+//! | `smoke`, `bad_input` | one node | the `vivace` binary |
+//! | `crash` | a node killed in mid-load, many times | the binary |
+//! | `collector` | OpenTelemetry Collector and telemetrygen | the binary, tools |
+//! | `formats` | pyarrow and DuckDB | the binary, tools |
+//!
+//! What is missing is said in a `SKIPPED:` line. The binary is the one that `VIVACE_BIN` names or the youngest build in
+//! the target folder; tools are installed by `cargo run -p vivace-e2e --bin tools`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking, in its fixtures too"
+)]
+
+mod bad_input;
+mod collector;
+mod crash;
+mod fixture;
+mod formats;
+mod s3;
+mod smoke;
+mod stores;
+mod tidy;

@@ -1,0 +1,233 @@
+//! Rules about the repository that a machine can check: which crate may know which, how a file opens and is called, and
+//! that no file names the machine it was written on.
+//!
+//! The crates' arrows come from what cargo itself reads. When a rule makes a piece worse, change the rule here, with its
+//! reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Who may know whom, directly. A crate that is not here fails the test: decide where it stands.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("vivace-model", &[]),
+    ("vivace-settings", &["model"]),
+    ("vivace-wire", &["model"]),
+    // The log never heard of spans.
+    ("vivace-wal", &[]),
+    // Blocks and queries are strangers: the shard introduces them.
+    ("vivace-block", &["model"]),
+    ("vivace-query", &["model"]),
+    ("vivace-shard", &["wal", "block", "query", "wire", "settings", "model"]),
+    (
+        "vivace-consensus",
+        &["shard", "wal", "block", "query", "wire", "settings", "model"],
+    ),
+    (
+        "vivace-server",
+        &[
+            "consensus",
+            "shard",
+            "wal",
+            "block",
+            "query",
+            "wire",
+            "settings",
+            "model",
+        ],
+    ),
+    (
+        "vivace-sim",
+        &[
+            "server",
+            "consensus",
+            "shard",
+            "wal",
+            "block",
+            "query",
+            "wire",
+            "settings",
+            "model",
+        ],
+    ),
+    ("vivace-crds", &[]),
+    ("vivace-operator", &["crds", "settings", "wire", "model"]),
+    // The suites meet binaries only.
+    ("vivace-e2e", &[]),
+];
+
+/// Names that gather what belongs elsewhere.
+const JUNK_DRAWERS: &[&str] = &[
+    "utils", "util", "common", "helpers", "types", "models", "manager", "misc",
+];
+
+/// Folders that are not ours to judge.
+const FOREIGN: &[&str] = &["target", ".git", "node_modules"];
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Every file of the repository that git would take, in order.
+fn files() -> Vec<PathBuf> {
+    let root = workspace();
+    let listed = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(&root)
+        .output();
+    if let Ok(listed) = listed
+        && listed.status.success()
+    {
+        let names = String::from_utf8(listed.stdout).unwrap();
+        return names
+            .split_terminator('\0')
+            .map(|name| root.join(name))
+            .filter(|path| path.is_file())
+            .collect();
+    }
+    // An unpacked archive has no history; its files are all there is.
+    let mut found = Vec::new();
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let foreign = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| FOREIGN.contains(&name));
+            match (path.is_dir(), foreign) {
+                (true, false) => folders.push(path),
+                (false, _) => found.push(path),
+                (true, true) => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn rust_files() -> Vec<PathBuf> {
+    files()
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(workspace()).unwrap_or(path).display().to_string()
+}
+
+/// Workspace crates and the workspace crates that each needs to be built (tests aside).
+fn arrows() -> BTreeMap<String, BTreeSet<String>> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(workspace())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let names: BTreeSet<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    let needs = |package: &Value| {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        let built = dependencies.filter(|dependency| dependency["kind"] != "dev");
+        let names = built
+            .filter_map(|dependency| dependency["name"].as_str())
+            .filter(|name| names.contains(name));
+        names.map(str::to_owned).collect()
+    };
+    packages
+        .iter()
+        .map(|package| (package["name"].as_str().unwrap().to_owned(), needs(package)))
+        .collect()
+}
+
+#[test]
+fn arrows_point_down() {
+    let mut wrong = Vec::new();
+    for (name, needs) in arrows() {
+        let Some((_, allowed)) = ARROWS.iter().find(|(known, _)| *known == name) else {
+            wrong.push(format!("{name} has no place in ARROWS yet"));
+            continue;
+        };
+        let allowed: BTreeSet<String> = allowed.iter().map(|short| format!("vivace-{short}")).collect();
+        wrong.extend(
+            needs
+                .difference(&allowed)
+                .map(|need| format!("{name} must not know {need}")),
+        );
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn dependencies_are_declared_once() {
+    let mut wrong = Vec::new();
+    for path in files()
+        .into_iter()
+        .filter(|path| path.ends_with("Cargo.toml") && *path != workspace().join("Cargo.toml"))
+    {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut inside = false;
+        for line in text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
+            if line.starts_with('[') {
+                inside = line.ends_with("dependencies]");
+            } else if inside && line.contains('=') && !line.contains("workspace = true") {
+                wrong.push(format!("{}: {line}", shown(&path)));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "say `x.workspace = true` and declare x in the root: {wrong:#?}"
+    );
+}
+
+#[test]
+fn files_open_with_what_they_are_for() {
+    let headless: Vec<String> = rust_files()
+        .into_iter()
+        .filter(|path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            !text.starts_with("//!") && !text.starts_with("// @generated")
+        })
+        .map(|path| shown(&path))
+        .collect();
+    assert!(headless.is_empty(), "no `//!` on the first line: {headless:#?}");
+}
+
+#[test]
+fn files_are_named_after_their_noun() {
+    let junk = |path: &PathBuf| {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        JUNK_DRAWERS.contains(&stem) || stem.ends_with("_v2")
+    };
+    let junk: Vec<String> = rust_files().into_iter().filter(junk).map(|path| shown(&path)).collect();
+    assert!(junk.is_empty(), "{junk:#?}");
+}
+
+#[test]
+fn no_file_knows_a_machine() {
+    // Written in pieces, or this file would find itself.
+    let paths = ["/ro_ot/", "/ho_me/", "/Us_ers/", "/wo_rk/"].map(|path| path.replace('_', ""));
+    let mut wrong = Vec::new();
+    for path in files() {
+        // What is not text holds no paths that anyone reads.
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        for (number, line) in text.lines().enumerate() {
+            if paths.iter().any(|machine| line.contains(machine.as_str())) {
+                wrong.push(format!("{}:{}: {}", shown(&path), number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
