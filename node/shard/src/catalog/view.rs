@@ -1,0 +1,131 @@
+//! The catalog as readers see it: a value that never changes, with a revision to compare by.
+//!
+//! A change copies the outer maps and the blocks of the tenants it touches, not those of others; records are shared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::{BlockId, LogIndex, TenantId};
+
+use super::{BlockRecord, GroupKey, ObjectId, ObjectRecord};
+
+/// The catalog at one revision.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CatalogView {
+    pub(super) revision: u64,
+    pub(super) watermarks: BTreeMap<GroupKey, LogIndex>,
+    pub(super) tenants: BTreeMap<TenantId, Arc<TenantBlocks>>,
+    pub(super) objects: BTreeMap<ObjectId, LiveObject>,
+    pub(super) pending: BTreeMap<ObjectId, PendingObject>,
+    /// Finds a block without knowing its tenant.
+    pub(super) tenant_of: BTreeMap<BlockId, TenantId>,
+}
+
+/// An object that blocks are in.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LiveObject {
+    pub(super) record: Arc<ObjectRecord>,
+    /// How many.
+    pub(super) blocks: usize,
+}
+
+/// The blocks of one tenant.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TenantBlocks {
+    pub(super) blocks: BTreeMap<BlockId, Arc<BlockRecord>>,
+}
+
+/// An object that is no longer needed and may be deleted from some time on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PendingObject {
+    /// Which.
+    pub object: Arc<ObjectRecord>,
+    /// Ring time before which a query may still read it.
+    pub not_before_unix_nanos: u64,
+}
+
+impl CatalogView {
+    /// Grows with every change.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Up to where blocks cover the generation's log; `None` if it is not open or was retired.
+    pub fn watermark(&self, group: GroupKey) -> Option<LogIndex> {
+        self.watermarks.get(&group).copied()
+    }
+
+    /// All generations that are covered, with their watermarks.
+    pub fn watermarks(&self) -> impl Iterator<Item = (GroupKey, LogIndex)> {
+        self.watermarks.iter().map(|(group, watermark)| (*group, *watermark))
+    }
+
+    /// Tenants that have blocks.
+    pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, &TenantBlocks)> {
+        self.tenants.iter().map(|(tenant, blocks)| (tenant, &**blocks))
+    }
+
+    /// The blocks of a tenant, oldest id first.
+    pub fn blocks_of(&self, tenant: &TenantId) -> impl Iterator<Item = &Arc<BlockRecord>> {
+        self.tenants.get(tenant).into_iter().flat_map(|blocks| blocks.iter())
+    }
+
+    /// A block by its id.
+    pub fn block(&self, id: BlockId) -> Option<&Arc<BlockRecord>> {
+        self.tenants.get(self.tenant_of.get(&id)?)?.blocks.get(&id)
+    }
+
+    /// How many blocks there are.
+    pub fn block_count(&self) -> usize {
+        self.tenant_of.len()
+    }
+
+    /// The object a block is in.
+    pub fn object(&self, id: ObjectId) -> Option<&Arc<ObjectRecord>> {
+        self.objects.get(&id).map(|live| &live.record)
+    }
+
+    /// Whether the catalog has anything to say about this object; if not, it is an orphan or a foreign one.
+    pub fn knows_object(&self, id: ObjectId) -> bool {
+        self.objects.contains_key(&id) || self.pending.contains_key(&id)
+    }
+
+    /// Objects that blocks are in.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<ObjectRecord>> {
+        self.objects.values().map(|live| &live.record)
+    }
+
+    /// Objects that wait for their deletion.
+    pub fn pending(&self) -> impl Iterator<Item = &PendingObject> {
+        self.pending.values()
+    }
+
+    /// Lists a block whose object is known.
+    pub(super) fn add(&mut self, record: BlockRecord) {
+        let object = self
+            .objects
+            .get_mut(&record.object)
+            .expect("a block is added after its object");
+        object.blocks += 1;
+        self.tenant_of.insert(record.id, record.tenant.clone());
+        let blocks = self.tenants.entry(record.tenant.clone()).or_default();
+        Arc::make_mut(blocks).blocks.insert(record.id, Arc::new(record));
+    }
+}
+
+impl TenantBlocks {
+    /// The blocks, oldest id first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<BlockRecord>> {
+        self.blocks.values()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether there are none; a tenant without blocks is not listed.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+}
