@@ -28,6 +28,8 @@ pub const COMPLETE: &str = "complete";
 const INSTALL_SECONDS_MAX: &str = "1500";
 
 const COLLECTOR: &str = "0.161.0";
+/// The version and, behind the plus, how often the manifest below has changed for it.
+const COLLECTOR_BUILD: &str = "0.161.0+2";
 const COLLECTOR_PROVIDERS: &str = "1.67.0";
 
 /// A real program.
@@ -74,7 +76,7 @@ impl Tool {
     /// one is a change to be tried, not a string to be bumped.
     pub fn version(self) -> &'static str {
         match self {
-            Self::Collector => COLLECTOR,
+            Self::Collector => COLLECTOR_BUILD,
             Self::Telemetrygen => "0.161.0",
             Self::Azurite => "3.37.0",
             Self::Moto => "5.2.5",
@@ -197,6 +199,7 @@ exporters:
   - gomod: go.opentelemetry.io/collector/exporter/otlphttpexporter v{COLLECTOR}
   - gomod: go.opentelemetry.io/collector/exporter/debugexporter v{COLLECTOR}
 providers:
+  - gomod: go.opentelemetry.io/collector/confmap/provider/envprovider v{COLLECTOR_PROVIDERS}
   - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider v{COLLECTOR_PROVIDERS}
 "
     );

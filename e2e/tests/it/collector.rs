@@ -66,18 +66,18 @@ receivers:
 processors:
   batch: {{send_batch_size: 512, timeout: 200ms}}
 exporters:
-  otlp:
+  otlp_grpc:
     endpoint: '{}'
     tls: {{insecure: true}}
-  otlphttp:
+  otlp_http:
     endpoint: '{}'
     compression: gzip
 service:
   telemetry:
     metrics: {{level: none}}
   pipelines:
-    traces/grpc: {{receivers: [otlp/to-grpc], processors: [batch], exporters: [otlp]}}
-    traces/http: {{receivers: [otlp/to-http], processors: [batch], exporters: [otlphttp]}}
+    traces/grpc: {{receivers: [otlp/to-grpc], processors: [batch], exporters: [otlp_grpc]}}
+    traces/http: {{receivers: [otlp/to-http], processors: [batch], exporters: [otlp_http]}}
 ",
         node.otlp_grpc,
         node.otlp_http_url()
