@@ -51,6 +51,9 @@ struct Inner {
     fail_write_in: u64,
     capacity: Option<u64>,
     operations: u64,
+    crash_in: Option<(u64, Crash)>,
+    /// Crashed by itself; nothing works until somebody starts the process again.
+    dead: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -97,6 +100,8 @@ impl SimVfs {
             fail_write_in: 0,
             capacity: None,
             operations: 0,
+            crash_in: None,
+            dead: false,
         };
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -108,12 +113,29 @@ impl SimVfs {
         self.inner.lock().crash(how);
     }
 
+    /// Crashes by itself in the `nth` write or sync from now on; 1 is the next. A write is then part of what may be
+    /// torn. Nothing works until [`SimVfs::restart`].
+    pub fn crash_in(&self, nth: u64, how: Crash) {
+        self.inner.lock().crash_in = Some((nth, how));
+    }
+
+    /// Says whether the crash asked for with [`SimVfs::crash_in`] has happened.
+    pub fn is_dead(&self) -> bool {
+        self.inner.lock().dead
+    }
+
+    /// Lets a new process use what the crash left.
+    pub fn restart(&self) {
+        self.inner.lock().dead = false;
+    }
+
     /// Returns what would be left after a crash now, as a file system of its own; this one goes on.
     pub fn crashed_copy(&self, seed: u64, how: Crash) -> Self {
         let mut inner = self.inner.lock().clone();
         inner.random = seed;
         inner.fail_sync_in = 0;
         inner.fail_write_in = 0;
+        inner.crash_in = None;
         inner.crash(how);
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -201,6 +223,29 @@ impl Inner {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.dead {
+            Err(io::Error::other("the machine is down"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Counts a write or sync; an error when the machine went down in it.
+    fn count(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        if let Some((nth, how)) = &mut self.crash_in {
+            *nth = nth.saturating_sub(1);
+            if *nth == 0 {
+                let how = *how;
+                self.crash_in = None;
+                self.crash(how);
+                self.dead = true;
+            }
+        }
+        self.alive()
     }
 
     fn used_bytes(&self) -> u64 {
@@ -303,6 +348,7 @@ impl Vfs for SimVfs {
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn VfsLock>> {
         let mut inner = self.inner.lock();
+        inner.alive()?;
         if !inner.locks.insert(path.to_owned()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -315,6 +361,7 @@ impl Vfs for SimVfs {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
         let inner = self.inner.lock();
+        inner.alive()?;
         let inode = *inner.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(SimFile {
             inner: Arc::clone(&self.inner),
@@ -325,6 +372,7 @@ impl Vfs for SimVfs {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
         let mut inner = self.inner.lock();
+        inner.alive()?;
         if inner.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -342,6 +390,7 @@ impl Vfs for SimVfs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut inner = self.inner.lock();
+        inner.alive()?;
         let inode = inner.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         inner.names.insert(to.to_owned(), inode);
         inner
@@ -352,6 +401,7 @@ impl Vfs for SimVfs {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.inner.lock();
+        inner.alive()?;
         inner.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         inner.unsynced_names.push(NameChange::Unlink(path.to_owned()));
         Ok(())
@@ -370,6 +420,7 @@ impl Vfs for SimVfs {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut inner = self.inner.lock();
+        inner.alive()?;
         let (synced, rest) = std::mem::take(&mut inner.unsynced_names)
             .into_iter()
             .partition(|change| {
@@ -386,6 +437,7 @@ impl Vfs for SimVfs {
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
         let inner = self.inner.lock();
+        inner.alive()?;
         Ok(inner
             .capacity
             .map_or(u64::MAX, |capacity| capacity.saturating_sub(inner.used_bytes())))
@@ -395,6 +447,7 @@ impl Vfs for SimVfs {
 impl SimFile {
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> io::Result<T>) -> io::Result<T> {
         let mut inner = self.inner.lock();
+        inner.alive()?;
         if inner.epoch != self.epoch {
             return Err(io::Error::other("the process of this handle is dead"));
         }
@@ -421,7 +474,6 @@ impl VfsFile for SimFile {
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.with(|inner| {
-            inner.operations += 1;
             let total: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
             let mut allowed = total;
             let mut outcome = Ok(());
@@ -450,13 +502,14 @@ impl VfsFile for SimFile {
                 inode.write(&slice[..piece as usize], at);
                 at += piece;
             }
+            inner.count()?;
             outcome
         })
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(|inner| {
-            inner.operations += 1;
+            inner.count()?;
             let fails = inner.fail_sync_in == 1;
             inner.fail_sync_in = inner.fail_sync_in.saturating_sub(1);
             let Some(inode) = inner.inodes.get_mut(&self.inode) else {

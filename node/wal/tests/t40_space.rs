@@ -185,3 +185,40 @@ fn cache_is_bounded_and_reads_come_from_disk_then() {
     assert_eq!(wal.read(GroupKey(1), 0..1, 1).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(wal.read(GroupKey(1), 19..20, 1).unwrap().len(), 1);
 }
+
+/// With no spare left, a segment is reused in the same breath as it is freed, while the newest header on disk still
+/// counts it among the live ones. Wherever the power goes: no damage.
+#[test]
+fn a_segment_may_be_reused_as_soon_as_it_is_free() {
+    for seed in 0..200 {
+        let vfs = SimVfs::new(seed);
+        vfs.set_capacity(Some(3 * (8 << 10)));
+        let options = || WalOptions {
+            reserved_segments: 0,
+            pool_segments: 2,
+            batch_bytes_max: 64 << 10,
+            ..tiny()
+        };
+        let (wal, _) = open_ok(&vfs, options());
+        for index in 0..9 {
+            append(&wal, 1, index, 1200);
+            drain(&wal);
+        }
+        purge(&wal, 1, 8);
+        vfs.crash_in(1 + seed % 5, Crash::Torn);
+        for index in 9..13 {
+            append(&wal, 1, index, 1200);
+        }
+        drain(&wal);
+        assert!(vfs.is_dead());
+        vfs.restart();
+        let (wal, recovery) = open_ok(&vfs, options());
+        assert_eq!(
+            (&recovery.damage[..], &recovery.lost_promises[..]),
+            (&[][..], &[][..]),
+            "seed {seed}"
+        );
+        assert_eq!(wal.state(GroupKey(1)).purged.unwrap().index, 8, "seed {seed}");
+        read_all(&wal, 1).unwrap();
+    }
+}

@@ -9,7 +9,7 @@ use vivace_wal::{Completion, ErrorKind, GroupKey, SimVfs, Wal, WalError};
 
 use super::file_per_group::FilePerGroup;
 use super::model::{History, Model, ModelGroup};
-use super::{drain, entry, open_ok, payload, read_all, tiny};
+use super::{drain, entry, open, payload, read_all, tiny};
 
 #[derive(Debug, Clone)]
 pub enum Op {
@@ -47,6 +47,15 @@ pub enum Op {
     Crash {
         how: Crash,
     },
+    /// The power goes in the middle of something, this many writes and syncs later.
+    CrashLater {
+        operations: u64,
+        how: Crash,
+    },
+}
+
+fn how() -> impl Strategy<Value = Crash> {
+    prop_oneof![1 => Just(Crash::DropUnsynced), 2 => Just(Crash::Torn), 1 => Just(Crash::KeepAll)]
 }
 
 pub fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -61,15 +70,18 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
         10 => (1..4usize).prop_map(|batches| Op::Drive { batches }),
         3 => group.prop_map(|group| Op::Check { group }),
         1 => Just(Op::Reopen),
-        2 => prop_oneof![Just(Crash::DropUnsynced), Just(Crash::Torn), Just(Crash::KeepAll)]
-            .prop_map(|how| Op::Crash { how }),
+        2 => how().prop_map(|how| Op::Crash { how }),
+        2 => (1..12u64, how()).prop_map(|(operations, how)| Op::CrashLater { operations, how }),
     ];
     prop::collection::vec(op, 1..220)
 }
 
 /// What both stores can do. `Err` of kind `Full` means refused, nothing changed.
 pub trait Store: Sized {
-    fn open(vfs: &SimVfs) -> Self;
+    /// Says whether the store stands a crash in the middle of a call; the simple one would only panic.
+    const DIES_WELL: bool;
+    /// `None` when the machine went down meanwhile.
+    fn open(vfs: &SimVfs) -> Option<Self>;
     fn append(&mut self, group: u64, entries: Vec<vivace_wal::EntryRecord>, done: Completion) -> Result<(), WalError>;
     fn save_vote(&mut self, group: u64, payload: Bytes, done: Completion) -> Result<(), WalError>;
     fn save_committed(&mut self, group: u64, payload: Bytes) -> Result<(), WalError>;
@@ -82,11 +94,16 @@ pub trait Store: Sized {
 }
 
 impl Store for Wal {
-    fn open(vfs: &SimVfs) -> Self {
-        let (wal, recovery) = open_ok(vfs, tiny());
+    const DIES_WELL: bool = true;
+
+    fn open(vfs: &SimVfs) -> Option<Self> {
+        let (wal, recovery) = match open(vfs, tiny()) {
+            Err(_) if vfs.is_dead() => return None,
+            opened => opened.unwrap(),
+        };
         assert_eq!(recovery.damage, [], "nothing damaged the disk");
         assert_eq!(recovery.lost_promises, [], "nothing damaged the disk");
-        wal
+        Some(wal)
     }
 
     fn append(&mut self, group: u64, entries: Vec<vivace_wal::EntryRecord>, done: Completion) -> Result<(), WalError> {
@@ -145,22 +162,24 @@ impl Store for Wal {
 /// Runs the operations on a store and on the model; they must agree throughout.
 pub fn check<S: Store>(seed: u64, ops: &[Op]) {
     let vfs = SimVfs::new(seed);
-    let mut store = S::open(&vfs);
+    let mut store = restart::<S>(&vfs);
     let mut history = History::new();
     let completed = Arc::new(Mutex::new(Vec::new()));
     let mut term = 1;
     let refused = |result: Result<(), WalError>| match result {
         Ok(()) => false,
-        Err(error) if error.kind() == ErrorKind::Full => true,
+        Err(error) if error.kind() == ErrorKind::Full || vfs.is_dead() => true,
         Err(error) => panic!("{error}"),
     };
     for (step, op) in ops.iter().enumerate() {
         let next_version = history.change(|_| {});
+        let mut crashed = false;
         let done = |version: usize| -> Completion {
             let completed = Arc::clone(&completed);
             Box::new(move |result| {
-                result.unwrap();
-                completed.lock().unwrap().push(version);
+                if result.is_ok() {
+                    completed.lock().unwrap().push(version);
+                }
             })
         };
         let current = |group: &u64| history.now().get(group).cloned().unwrap_or_default();
@@ -239,17 +258,31 @@ pub fn check<S: Store>(seed: u64, ops: &[Op]) {
             Op::Check { group } => assert_eq!(store.model().get(group), history.now().get(group)),
             Op::Reopen => {
                 store.close();
-                store = S::open(&vfs);
-                assert_eq!(&store.model(), history.now());
+                if !vfs.is_dead() {
+                    store = restart::<S>(&vfs);
+                    assert_eq!(&store.model(), history.now());
+                    continue;
+                }
+                crashed = true;
+                store = restart::<S>(&vfs);
             }
             Op::Crash { how } => {
-                for version in std::mem::take(&mut *completed.lock().unwrap()) {
-                    history.durable(version);
-                }
                 vfs.crash(*how);
-                store = S::open(&vfs);
-                history.restart_from(store.model());
+                crashed = true;
+                store = restart::<S>(&vfs);
             }
+            Op::CrashLater { operations, how } if S::DIES_WELL => vfs.crash_in(*operations, *how),
+            Op::CrashLater { .. } => {}
+        }
+        if vfs.is_dead() {
+            crashed = true;
+            store = restart::<S>(&vfs);
+        }
+        if crashed {
+            for version in std::mem::take(&mut *completed.lock().unwrap()) {
+                history.durable(version);
+            }
+            history.restart_from(store.model());
         }
     }
     assert_eq!(&store.model(), history.now());
@@ -257,12 +290,24 @@ pub fn check<S: Store>(seed: u64, ops: &[Op]) {
     for version in std::mem::take(&mut *completed.lock().unwrap()) {
         history.durable(version);
     }
-    history.restart_from(S::open(&vfs).model());
+    history.restart_from(restart::<S>(&vfs).model());
+}
+
+/// Opens the store, again and again while the machine goes down.
+fn restart<S: Store>(vfs: &SimVfs) -> S {
+    loop {
+        vfs.restart();
+        if let Some(store) = S::open(vfs) {
+            return store;
+        }
+    }
 }
 
 impl Store for FilePerGroup {
-    fn open(vfs: &SimVfs) -> Self {
-        FilePerGroup::open(vfs.clone())
+    const DIES_WELL: bool = false;
+
+    fn open(vfs: &SimVfs) -> Option<Self> {
+        Some(FilePerGroup::open(vfs.clone()))
     }
 
     fn append(&mut self, group: u64, entries: Vec<vivace_wal::EntryRecord>, done: Completion) -> Result<(), WalError> {
