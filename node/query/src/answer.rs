@@ -84,6 +84,11 @@ impl Place {
         Place(Reverse(start_unix_nanos), trace_id)
     }
 
+    /// The trace at this place.
+    pub fn trace_id(&self) -> TraceId {
+        self.1
+    }
+
     /// When the trace at this place starts.
     pub fn start_unix_nanos(&self) -> u64 {
         self.0.0

@@ -48,6 +48,7 @@ mod predicate;
 mod print;
 mod rowset;
 pub mod source;
+pub mod tags;
 pub mod value;
 
 pub use engine::search::{ChunkFinds, Inspected, SplitCandidate};
@@ -70,6 +71,11 @@ pub fn parse(text: &str) -> Result<ast::Query> {
     let query = parse::parse_query(text)?;
     check::check_query(&query)?;
     Ok(query)
+}
+
+/// Parses a query without asking whether it means something. For tools that print and format.
+pub fn parse_unchecked(text: &str) -> Result<ast::Query> {
+    parse::parse_query(text)
 }
 
 /// Parses a field as URLs name it: `.foo`, `span.foo`, `name`, `event:name`.

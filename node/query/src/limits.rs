@@ -26,3 +26,7 @@ pub const COMPARE_TOP_MAX: u32 = 1000;
 pub const COMPARE_TOP_DEFAULT: u32 = 10;
 /// Most quantiles asked of one `quantile_over_time`.
 pub const QUANTILES_MAX: usize = 32;
+/// Most attribute names collected per scope.
+pub const TAG_NAMES_MAX: usize = 10_000;
+/// Most bytes of values collected for one field; Tempo's default for `max_bytes_per_tag_values_query`.
+pub const TAG_VALUES_BYTES_MAX: usize = 1_000_000;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::check::compile_regex;
 use crate::error::Result;
-use crate::value::{CompareOp, SpanKind, Static, Status};
+use crate::value::{CompareOp, Static};
 
 /// What a value must satisfy. A value of another type than the literal's never does, whatever the operator.
 #[derive(Clone, Debug)]
@@ -69,14 +69,6 @@ impl Matcher {
 
     pub(crate) fn accepts_bool(&self, value: bool) -> bool {
         matches!(self, Matcher::Compare(op, Static::Bool(literal)) if op.accepts(value.cmp(literal)))
-    }
-
-    pub(crate) fn accepts_status(&self, value: Status) -> bool {
-        self.accepts_static(&Static::Status(value))
-    }
-
-    pub(crate) fn accepts_kind(&self, value: SpanKind) -> bool {
-        self.accepts_static(&Static::Kind(value))
     }
 
     /// Any single value.

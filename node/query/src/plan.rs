@@ -78,7 +78,8 @@ pub(crate) enum Scalar {
     /// Index of the program (none for `count`) and the label of the value.
     Aggregate(Aggregate, Option<usize>, String),
     Arith(ArithOp, Box<Scalar>, Box<Scalar>),
-    Pipeline(Vec<Step>, Box<Scalar>),
+    /// What it runs over, the value of that, and the label of the value.
+    Pipeline(Vec<Step>, Box<Scalar>, String),
 }
 
 impl Plan {
@@ -170,7 +171,7 @@ impl Plan {
                 Scalar::Arith(*op, self.scalar(lhs)?.into(), self.scalar(rhs)?.into())
             }
             ScalarExpr::Pipeline(pipeline, value) => {
-                Scalar::Pipeline(self.steps(pipeline)?, self.scalar(value)?.into())
+                Scalar::Pipeline(self.steps(pipeline)?, self.scalar(value)?.into(), scalar.to_string())
             }
         })
     }

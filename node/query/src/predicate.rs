@@ -120,12 +120,6 @@ pub(crate) fn expr_fields(expr: &Expr, out: &mut Vec<Field>) {
     }
 }
 
-pub(crate) fn expr_needs_whole_trace(expr: &Expr) -> bool {
-    let mut fields = Vec::new();
-    expr_fields(expr, &mut fields);
-    fields.iter().any(Field::needs_whole_trace)
-}
-
 /// The columns that would have to hold a value for the field to have it. None where blooms cannot know.
 fn probed_columns(field: &Field) -> Option<Vec<ColumnRef>> {
     if field.of_parent {
@@ -225,17 +219,27 @@ fn compile(expr: &Expr) -> Result<Predicate> {
         }
         // A field that is not a boolean is neither true nor false.
         Expr::Field(field) => truth(field, true),
-        Expr::Not(inner) => match &**inner {
-            Expr::Field(field) => truth(field, false),
-            Expr::Not(twice) if matches!(**twice, Expr::Field(_)) => compile(twice),
-            inner => Ok(match compile(inner)? {
-                Predicate::All => Predicate::Nothing,
-                Predicate::Nothing => Predicate::All,
-                other => Predicate::Not(other.into()),
-            }),
-        },
+        Expr::Not(inner) => compile_not(expr, inner),
         Expr::Compare { op, lhs, rhs } => compile_compare(expr, *op, lhs, rhs),
         Expr::Static(_) | Expr::Neg(_) | Expr::Arith { .. } => Ok(Predicate::PerSpan(Program::new(expr)?)),
+    }
+}
+
+fn compile_not(expr: &Expr, inner: &Expr) -> Result<Predicate> {
+    let (mut operand, mut wanted) = (inner, false);
+    while let Expr::Not(inner) = operand {
+        (operand, wanted) = (inner, !wanted);
+    }
+    match operand {
+        Expr::Field(field) => truth(field, wanted),
+        Expr::Logic(..) | Expr::Compare { .. } => Ok(match (wanted, compile(operand)?) {
+            (true, same) => same,
+            (false, Predicate::All) => Predicate::Nothing,
+            (false, Predicate::Nothing) => Predicate::All,
+            (false, other) => Predicate::Not(other.into()),
+        }),
+        // Not necessarily a boolean, so its negation is not the complement.
+        _ => Ok(Predicate::PerSpan(Program::new(expr)?)),
     }
 }
 

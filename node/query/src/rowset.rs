@@ -1,6 +1,6 @@
 //! A set of rows of one chunk, one bit each.
 //!
-//! What always holds: bits at or above [`RowSet::rows`] are zero; sets that meet have the same number of rows.
+//! What always holds: bits at or above `rows` are zero; sets that meet have the same number of rows.
 
 /// See the module's documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +53,6 @@ impl RowSet {
         set
     }
 
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
     fn trim(&mut self) {
         let used = self.rows % 64;
         if used != 0
@@ -80,6 +76,7 @@ impl RowSet {
         self.words.iter().all(|word| *word == 0)
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }

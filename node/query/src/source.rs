@@ -109,7 +109,8 @@ pub struct TraceRows<'a> {
 /// Shape of the trees of a chunk that stands in depth-first order.
 ///
 /// The parent of a span is the span of its trace whose id is its parent id; where several share that id, the earliest, but
-/// never the span itself. Spans whose parent is not in the trace, and the earliest span of every cycle, stand at distance 0.
+/// never the span itself. Spans whose parent is not in the trace, and the earliest span of whatever hangs in a
+/// cycle, stand at distance 0.
 /// Siblings, roots and orphans stand by start, then span id. (The same rule as the block writer's.)
 #[derive(Clone, Copy, Debug)]
 pub struct Preorder<'a> {

@@ -154,11 +154,14 @@ fn json(value: &Value) -> String {
     }
 }
 
-/// All values of `row` in the columns of one field.
+/// All values of `row` in the columns of one field, as they stand; sorted if they come from several columns, whose order
+/// among each other says nothing.
 pub(crate) fn row_values(columns: &[ColumnCow<'_>], row: u32, meaning: Meaning) -> Static {
     let mut found: Vec<Static> = Vec::new();
+    let mut sources = 0;
     for column in columns {
         let view = column.view();
+        let before = found.len();
         for at in positions(&view, row) {
             match value_at(&view.values, at, meaning) {
                 Static::Nil => {}
@@ -166,6 +169,10 @@ pub(crate) fn row_values(columns: &[ColumnCow<'_>], row: u32, meaning: Meaning) 
                 value => found.push(value),
             }
         }
+        sources += usize::from(found.len() > before);
+    }
+    if sources > 1 {
+        found.sort_by(Static::total_order);
     }
     match found.len() {
         0 => Static::Nil,

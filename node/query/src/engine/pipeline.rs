@@ -333,7 +333,7 @@ impl<'p, 'c> Run<'p, 'c> {
                 let rhs = self.scalar(rhs, ordinal, run, set, noted)?;
                 Ok(arith(*op, &lhs, &rhs))
             }
-            Scalar::Pipeline(steps, value) => {
+            Scalar::Pipeline(steps, value, label) => {
                 noted.has_pipelines = true;
                 // A pipeline that finds nothing is an empty spanset, which can still be counted.
                 let input = Spanset {
@@ -342,7 +342,13 @@ impl<'p, 'c> Run<'p, 'c> {
                 };
                 let found = coalesce(self.steps(steps, ordinal, run, vec![input])?).unwrap_or_default();
                 noted.positions.extend_from_slice(&found.positions);
-                self.scalar(value, ordinal, run, &found, noted)
+                let mut inner = Noted::default();
+                let value = self.scalar(value, ordinal, run, &found, &mut inner)?;
+                noted.positions.append(&mut inner.positions);
+                if value != Static::Nil {
+                    noted.attributes.push((label.clone(), value.clone()));
+                }
+                Ok(value)
             }
         }
     }

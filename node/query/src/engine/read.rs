@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::context::{Context, text_or_empty};
+use super::context::Context;
 use super::physical::{Meaning, Physical, row_values, span_id_value};
 use super::row_expr::{Cell, Program, is_true};
 use super::tree::{NONE, Tree};
@@ -200,10 +200,5 @@ impl<'p, 'c> Runner<'p, 'c> {
 
     pub(crate) fn is_true(&self, ctx: &Context<'c>, row: u32) -> Result<bool> {
         Ok(is_true(&self.run(ctx, row)?))
-    }
-
-    /// The value as text, for labels; empty for nil.
-    pub(crate) fn text(&self, ctx: &Context<'c>, row: u32) -> Result<String> {
-        Ok(text_or_empty(self.run(ctx, row)?.value))
     }
 }

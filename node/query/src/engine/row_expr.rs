@@ -117,10 +117,14 @@ fn run(node: &Node, read: &mut dyn FnMut(usize) -> Result<Cell>) -> Result<Cell>
     match node {
         Node::Static(value) => Ok(Cell::new(value.clone())),
         Node::Field(slot) => read(*slot),
-        Node::Not(inner) => Ok(Cell::new(match run(inner, read)?.value {
-            Static::Bool(value) => Static::Bool(!value),
-            _ => Static::Nil,
-        })),
+        Node::Not(inner) => {
+            let cell = run(inner, read)?;
+            let value = map(&cell.value, |item| match item {
+                Static::Bool(value) => Static::Bool(!value),
+                _ => Static::Nil,
+            });
+            Ok(Cell { value, each: cell.each })
+        }
         Node::Neg(inner) => {
             let cell = run(inner, read)?;
             Ok(Cell {

@@ -101,6 +101,6 @@ fn scalar_text(plan: &Plan, scalar: &Scalar) -> String {
                 scalar_text(plan, rhs)
             )
         }
-        Scalar::Pipeline(steps, value) => format!("{} of {}", scalar_text(plan, value), steps_text(plan, steps)),
+        Scalar::Pipeline(steps, value, _) => format!("{} of {}", scalar_text(plan, value), steps_text(plan, steps)),
     }
 }

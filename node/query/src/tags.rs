@@ -1,0 +1,401 @@
+//! Names and values to choose from while a query is written: what attributes there are, and what they are worth.
+//!
+//! Suggestions, so a superset is fine: conditions that need whole traces are taken as fulfilled. Collections keep the
+//! smallest entries when they are full, so that they do not depend on the order of chunks, and say that they were cut.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use model::Scope;
+use model::column::{Rows, Values};
+
+use crate::ast::Expr;
+use crate::budget::{BATCH, Budget};
+use crate::engine::context::Context;
+use crate::engine::filter::{filter, present_rows};
+use crate::engine::physical::{Meaning, Physical, value_at};
+use crate::engine::read::{Group, intrinsic_column};
+use crate::error::Result;
+use crate::field::{Field, Intrinsic, Name};
+use crate::limits;
+use crate::predicate::{Predicate, attribute_columns};
+use crate::rowset::RowSet;
+use crate::source::{Chunk, ColumnRef, TimeRange};
+use crate::value::{SpanKind, Static, Status};
+
+/// Intrinsics that are offered by name, in the order clients list them.
+pub const INTRINSIC_TAGS: [&str; 25] = [
+    "duration",
+    "event:name",
+    "event:timeSinceStart",
+    "instrumentation:name",
+    "instrumentation:version",
+    "kind",
+    "link:spanID",
+    "link:traceID",
+    "name",
+    "rootName",
+    "rootServiceName",
+    "span:duration",
+    "span:id",
+    "span:kind",
+    "span:name",
+    "span:parentID",
+    "span:status",
+    "span:statusMessage",
+    "status",
+    "statusMessage",
+    "trace:duration",
+    "trace:id",
+    "trace:rootName",
+    "trace:rootService",
+    "traceDuration",
+];
+
+/// Which spans suggestions are drawn from.
+#[derive(Clone, Debug)]
+pub struct TagFilter {
+    window: TimeRange,
+    predicate: Predicate,
+}
+
+impl TagFilter {
+    /// Spans that overlap `window` and may satisfy `filter` (from [`crate::parse_lenient`]).
+    ///
+    /// Errors: [`crate::Kind::Rejected`] for a pattern that does not compile.
+    pub fn new(window: TimeRange, filter: Option<&Expr>) -> Result<TagFilter> {
+        Ok(TagFilter {
+            window,
+            predicate: Predicate::compile(filter)?.relaxed(),
+        })
+    }
+
+    /// False only if no span of the chunk is wanted. Reads no columns.
+    pub fn may_match(&self, chunk: &dyn Chunk) -> bool {
+        self.window.overlaps(&chunk.time_range()) && self.predicate.may_match(chunk)
+    }
+
+    /// The wanted rows; None for all.
+    fn rows(&self, ctx: &Context<'_>) -> Result<Option<RowSet>> {
+        let covered = self.window.covers(&ctx.chunk.time_range());
+        if covered && matches!(self.predicate, Predicate::All) {
+            return Ok(None);
+        }
+        let mut within = RowSet::full(ctx.rows);
+        if !covered {
+            let (starts, durations) = (ctx.starts()?, ctx.durations()?);
+            within = RowSet::from_fn(ctx.rows, |row| {
+                let start = starts.get(row as u32).cast_unsigned();
+                let end = start.saturating_add(durations.get(row as u32).max(0).cast_unsigned());
+                self.window.overlaps(&TimeRange {
+                    start_unix_nanos: start,
+                    end_unix_nanos: end,
+                })
+            });
+        }
+        filter(ctx, &self.predicate, &within).map(Some)
+    }
+}
+
+/// Attribute names by scope.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TagNames {
+    scopes: BTreeMap<Scope, BTreeSet<Arc<str>>>,
+    /// Most names per scope; 0: only bounded by [`limits::TAG_NAMES_MAX`].
+    limit: usize,
+    is_cut: bool,
+}
+
+impl TagNames {
+    /// Keeps at most `limit` names per scope (0: [`limits::TAG_NAMES_MAX`]).
+    pub fn new(limit: usize) -> TagNames {
+        TagNames {
+            limit,
+            ..TagNames::default()
+        }
+    }
+
+    /// The names of a scope, ascending.
+    pub fn names(&self, scope: Scope) -> impl Iterator<Item = &str> {
+        self.scopes.get(&scope).into_iter().flatten().map(|name| &**name)
+    }
+
+    /// Whether there were more.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Adds a name.
+    pub fn add(&mut self, scope: Scope, name: &Arc<str>) {
+        let names = self.scopes.entry(scope).or_default();
+        names.insert(name.clone());
+        let limit = if self.limit == 0 {
+            limits::TAG_NAMES_MAX
+        } else {
+            self.limit.min(limits::TAG_NAMES_MAX)
+        };
+        while names.len() > limit {
+            names.pop_last();
+            self.is_cut = true;
+        }
+    }
+
+    /// Adds what another collection has.
+    pub fn merge(&mut self, other: TagNames) {
+        self.is_cut |= other.is_cut;
+        for (scope, names) in other.scopes {
+            names.iter().for_each(|name| self.add(scope, name));
+        }
+    }
+}
+
+/// Collects the attribute names of the wanted spans of one chunk.
+///
+/// `scopes` says which scopes are asked. With a filter every column of these scopes may be read.
+pub fn collect_tag_names(
+    wanted: &TagFilter,
+    scopes: &[Scope],
+    chunk: &dyn Chunk,
+    into: &mut TagNames,
+    budget: &Budget,
+) -> Result<()> {
+    let ctx = Context::new(chunk, budget);
+    if ctx.rows == 0 || !wanted.may_match(chunk) {
+        return Ok(());
+    }
+    let rows = wanted.rows(&ctx)?;
+    if rows.as_ref().is_some_and(RowSet::is_empty) {
+        return Ok(());
+    }
+    for scope in scopes {
+        for key in chunk.attribute_keys(*scope)? {
+            budget.check()?;
+            let known = into.scopes.get(scope).is_some_and(|names| names.contains(&key));
+            if known {
+                continue;
+            }
+            let present = match &rows {
+                None => true,
+                Some(rows) => {
+                    // Not through the context: it would keep every column of the chunk at once.
+                    let columns = chunk.columns(&ColumnRef::Attribute(*scope, key.clone()))?;
+                    let group = Group {
+                        columns: columns.into(),
+                        meaning: Meaning::Plain,
+                        each: false,
+                    };
+                    let mut present = present_rows(ctx.rows, &group);
+                    present.keep_common(rows);
+                    !present.is_empty()
+                }
+            };
+            if present {
+                into.add(*scope, &key);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A suggested value with its type as Tempo names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TagValue {
+    /// `string`, `int`, `float`, `bool`, `duration` or `keyword`.
+    pub kind: &'static str,
+    /// Its text.
+    pub text: String,
+}
+
+/// Values of one field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TagValues {
+    values: BTreeSet<TagValue>,
+    bytes: usize,
+    limit: usize,
+    is_cut: bool,
+}
+
+impl TagValues {
+    /// Keeps at most `limit` values (0: any number) and at most [`limits::TAG_VALUES_BYTES_MAX`] of text.
+    pub fn new(limit: usize) -> TagValues {
+        TagValues {
+            limit,
+            ..TagValues::default()
+        }
+    }
+
+    /// The values, by type and text.
+    pub fn values(&self) -> impl Iterator<Item = &TagValue> {
+        self.values.iter()
+    }
+
+    /// Whether there were more.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Adds a value.
+    pub fn add(&mut self, value: TagValue) {
+        // Behind the last one of a full collection: not worth an insertion.
+        let bytes = value.text.len();
+        if !self.values.insert(value) {
+            return;
+        }
+        self.bytes += bytes;
+        while self.bytes > limits::TAG_VALUES_BYTES_MAX || (self.limit > 0 && self.values.len() > self.limit) {
+            let Some(dropped) = self.values.pop_last() else { break };
+            self.bytes -= dropped.text.len();
+            self.is_cut = true;
+        }
+    }
+
+    /// Adds what another collection has.
+    pub fn merge(&mut self, other: TagValues) {
+        self.is_cut |= other.is_cut;
+        other.values.into_iter().for_each(|value| self.add(value));
+    }
+
+    fn add_static(&mut self, value: &Static) {
+        let kind = match value {
+            Static::Nil => return,
+            Static::List(items) => return items.iter().for_each(|item| self.add_static(item)),
+            Static::Int(_) => "int",
+            Static::Float(_) => "float",
+            Static::Str(_) => "string",
+            Static::Bool(_) => "bool",
+            Static::Duration(_) => "duration",
+            Static::Status(_) | Static::Kind(_) => "keyword",
+        };
+        self.add(TagValue {
+            kind,
+            text: value.display(),
+        });
+    }
+}
+
+/// Collects the values a field has in the wanted spans of one chunk.
+///
+/// Status and kind have the same few values everywhere; durations and ids are not worth listing and give nothing.
+/// An unscoped attribute gives the values of all scopes.
+pub fn collect_tag_values(
+    wanted: &TagFilter,
+    field: &Field,
+    chunk: &dyn Chunk,
+    into: &mut TagValues,
+    budget: &Budget,
+) -> Result<()> {
+    let ctx = Context::new(chunk, budget);
+    if field.of_parent || ctx.rows == 0 || !wanted.may_match(chunk) {
+        return Ok(());
+    }
+    let columns: Vec<(ColumnRef, Meaning)> = match &field.name {
+        Name::Attribute(scope, key) => attribute_columns(*scope, key)
+            .into_iter()
+            .map(|(_, column)| (column, Meaning::Plain))
+            .collect(),
+        Name::Intrinsic(which, _) => match which {
+            Intrinsic::Status | Intrinsic::Kind => {
+                add_keywords(*which, into);
+                return Ok(());
+            }
+            Intrinsic::RootName => return collect_roots(wanted, &ctx, &ColumnRef::Name, into),
+            Intrinsic::RootService => {
+                return collect_roots(wanted, &ctx, &crate::engine::context::service_column(), into);
+            }
+            Intrinsic::Name
+            | Intrinsic::StatusMessage
+            | Intrinsic::EventName
+            | Intrinsic::InstrumentationName
+            | Intrinsic::InstrumentationVersion => intrinsic_column(*which)
+                .map(|(column, meaning, _)| (column, meaning))
+                .into_iter()
+                .collect(),
+            _ => return Ok(()),
+        },
+    };
+    let rows = wanted.rows(&ctx)?;
+    for (column, meaning) in columns {
+        let columns = ctx.columns(&column)?;
+        collect_columns(&ctx, &columns, meaning, rows.as_ref(), into)?;
+    }
+    Ok(())
+}
+
+/// Keywords of an enumeration, which need no data.
+pub fn add_keywords(which: Intrinsic, into: &mut TagValues) {
+    let words: Vec<&str> = match which {
+        Intrinsic::Status => [Status::Error, Status::Ok, Status::Unset].map(Status::word).to_vec(),
+        Intrinsic::Kind => SpanKind::ALL.map(SpanKind::word).to_vec(),
+        _ => Vec::new(),
+    };
+    words.into_iter().for_each(|word| {
+        into.add(TagValue {
+            kind: "keyword",
+            text: word.to_owned(),
+        })
+    });
+}
+
+/// Values at the roots of traces that have a wanted span.
+fn collect_roots(wanted: &TagFilter, ctx: &Context<'_>, column: &ColumnRef, into: &mut TagValues) -> Result<()> {
+    let mut roots = ctx.roots()?.clone();
+    if let Some(rows) = wanted.rows(ctx)? {
+        let traces = ctx.traces()?;
+        let mut of_interest = RowSet::empty(traces.ids.len());
+        rows.iter()
+            .for_each(|row| of_interest.insert(traces.ordinals[row as usize]));
+        roots.keep_common(&RowSet::from_values(traces.ordinals, |ordinal| {
+            of_interest.contains(ordinal)
+        }));
+    }
+    let columns = ctx.columns(column)?;
+    collect_columns(ctx, &columns, Meaning::Plain, Some(&roots), into)
+}
+
+/// Distinct values at the rows; of a dictionary each used entry is looked at once.
+fn collect_columns(
+    ctx: &Context<'_>,
+    columns: &Physical<'_>,
+    meaning: Meaning,
+    rows: Option<&RowSet>,
+    into: &mut TagValues,
+) -> Result<()> {
+    for column in columns.iter() {
+        let view = column.view();
+        let is_wanted = |at: usize| {
+            let row = match view.rows {
+                Rows::All => at as u32,
+                Rows::Sparse(rows) => rows[at],
+            };
+            rows.is_none_or(|rows| rows.contains(row))
+        };
+        let mut used_ids = match view.values {
+            Values::Dict { dict, .. } => vec![false; dict.len()],
+            _ => Vec::new(),
+        };
+        let mut seen_ints: HashSet<i64> = HashSet::new();
+        for at in 0..view.values.len() {
+            if at % BATCH == 0 {
+                ctx.budget.check()?;
+            }
+            if !is_wanted(at) {
+                continue;
+            }
+            match view.values {
+                Values::Dict { ids, .. } => {
+                    if let Some(used) = used_ids.get_mut(ids[at] as usize) {
+                        *used = true;
+                    }
+                }
+                Values::Int(values) if !seen_ints.insert(values[at]) => {}
+                values => into.add_static(&value_at(&values, at, meaning)),
+            }
+        }
+        if let Values::Dict { dict, .. } = view.values {
+            for (id, _) in used_ids.iter().enumerate().filter(|(_, used)| **used) {
+                into.add_static(&crate::engine::physical::dict_value(&dict, id, meaning));
+            }
+        }
+    }
+    Ok(())
+}

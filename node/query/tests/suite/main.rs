@@ -1,0 +1,11 @@
+//! Tests of the query crate from outside: text in, text or answers out.
+//!
+//! `chunk` is the simplest storage side there can be, `naive` the simplest evaluator; `equivalence` pits the engine
+//! against it over random traces, random queries and random cuts into chunks.
+
+mod chunk;
+mod equivalence;
+mod golden;
+mod language;
+mod naive;
+mod spans;
