@@ -1,0 +1,93 @@
+//! Where the bytes of a block come from.
+//!
+//! [`RangeReader`] stands between the reader and the object store so that a cache can be put there; there are two real
+//! ones, the store itself and the node's cache. It answers whole ranges or an error: never fewer bytes.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesOrdered, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::error::{Error, Result};
+
+/// Reads byte ranges of objects.
+pub trait RangeReader: Debug + Send + Sync {
+    /// The bytes of `ranges`, in order, each of exactly the length asked for.
+    ///
+    /// Cancel: nothing is left behind.
+    fn read<'a>(&'a self, object: &'a Arc<str>, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Result<Vec<Bytes>>>;
+}
+
+/// Reads straight from the object store, one request per range, all at once.
+#[derive(Debug, Clone)]
+pub struct StoreReader {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl StoreReader {
+    /// Reads from `store`.
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store }
+    }
+
+    async fn one(&self, object: &Arc<str>, range: Range<u64>) -> Result<Bytes> {
+        let path = Path::from(&**object);
+        let truncated = |at| Error::Corrupt { object: object.clone(), offset: at, what: "end of object" };
+        match self.store.get_range(&path, range.clone()).await {
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start => Ok(bytes),
+            Ok(bytes) => Err(truncated(range.start + bytes.len() as u64)),
+            Err(source) => {
+                // A range beyond the end is refused by some stores in words only: ask how long the object is.
+                if !matches!(source, object_store::Error::NotFound { .. })
+                    && let Ok(meta) = self.store.head(&path).await
+                    && meta.size < range.end
+                {
+                    return Err(truncated(meta.size));
+                }
+                let (start, end) = (range.start, range.end);
+                Err(Error::Store { object: object.clone(), start, end, source: Arc::new(source) })
+            }
+        }
+    }
+}
+
+impl RangeReader for StoreReader {
+    fn read<'a>(&'a self, object: &'a Arc<str>, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Result<Vec<Bytes>>> {
+        Box::pin(async move {
+            let requests: FuturesOrdered<_> = ranges.iter().map(|range| self.one(object, range.clone())).collect();
+            requests.try_collect().await
+        })
+    }
+}
+
+/// A block held in memory: what a test reads, and what a freshly written block is checked from before it is uploaded.
+#[derive(Debug, Clone)]
+pub struct MemoryReader {
+    bytes: Bytes,
+}
+
+impl MemoryReader {
+    /// Reads from `bytes`, whatever the object's name.
+    pub fn new(bytes: Bytes) -> Self {
+        Self { bytes }
+    }
+}
+
+impl RangeReader for MemoryReader {
+    fn read<'a>(&'a self, object: &'a Arc<str>, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Result<Vec<Bytes>>> {
+        let slices = ranges.iter().map(|range| {
+            if range.start > range.end || range.end > self.bytes.len() as u64 {
+                let offset = self.bytes.len() as u64;
+                return Err(Error::Corrupt { object: object.clone(), offset, what: "end of object" });
+            }
+            Ok(self.bytes.slice(range.start as usize..range.end as usize))
+        });
+        let answer = slices.collect();
+        Box::pin(async move { answer })
+    }
+}

@@ -1,0 +1,440 @@
+//! Reads a block by range: opens a section, fetches column chunks, answers columns and traces.
+//!
+//! [`Block`] is cheap to make from a cached [`BlockIndex`]; it holds no bytes of the object. [`Block::row_group`] fetches
+//! what is asked for in as few requests as the gap rule allows and gives a [`RowGroup`], from which columns are decoded
+//! on demand, without further IO. A trace costs one request: the whole row group ([`Block::trace`]).
+//!
+//! Everything handed out was checked by CRC when it was decoded. Nothing is cached here.
+
+mod assemble;
+mod tail;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::column::{Column, Dict, OwnedValues};
+use model::{Scope, TenantId, TraceId, Value, ValueType};
+
+use crate::decode::{Bad, Chunk, Decoded, Dictionary, Plain};
+use crate::error::{Error, Result};
+use crate::filter::Filters;
+use crate::format::PAGE_ROWS;
+use crate::index::BlockIndex;
+use crate::range::RangeReader;
+use crate::rows::{SpanRows, TextView};
+use crate::schema::{AttributeKey, Field};
+use crate::writer::SectionSummary;
+
+/// Two wanted ranges closer than this are fetched as one. A request costs about as much as 256 KiB at the 10-20 MB/s
+/// a busy connection to S3 gives within its first-byte latency; smaller gaps only make more requests.
+pub const GAP_BYTES_MAX: u64 = 256 << 10;
+
+/// One tenant's part of a block, ready to be read.
+#[derive(Debug, Clone)]
+pub struct Block {
+    reader: Arc<dyn RangeReader>,
+    object: Arc<str>,
+    index: Arc<BlockIndex>,
+}
+
+/// Where a section lies in its object, as the catalog remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SectionLocation {
+    /// Bytes of the index section.
+    pub index: Range<u64>,
+    /// Bytes of the bloom section.
+    pub bloom: Range<u64>,
+}
+
+impl From<&SectionSummary> for SectionLocation {
+    fn from(section: &SectionSummary) -> Self {
+        Self { index: section.index.clone(), bloom: section.bloom.clone() }
+    }
+}
+
+/// Columns of a row group to fetch.
+#[derive(Debug, Clone, Copy)]
+pub enum Columns<'a> {
+    /// The whole row group, one request.
+    All,
+    /// These file columns ([`Field::ordinal`], [`BlockIndex::attribute_column`]).
+    Some(&'a [usize]),
+}
+
+impl Block {
+    /// Reads the index of `tenant`'s section of `object`: one request.
+    pub async fn open(
+        reader: Arc<dyn RangeReader>,
+        object: &str,
+        location: &SectionLocation,
+        tenant: &TenantId,
+    ) -> Result<Self> {
+        let object: Arc<str> = object.into();
+        let bytes = read_one(&reader, &object, location.index.clone()).await?;
+        let index = BlockIndex::open(&object, location.index.start, &bytes, tenant)?;
+        Ok(Self { reader, object, index: Arc::new(index) })
+    }
+
+    /// A block whose index the caller has cached.
+    pub fn with_index(reader: Arc<dyn RangeReader>, object: &str, index: Arc<BlockIndex>) -> Self {
+        Self { reader, object: object.into(), index }
+    }
+
+    /// The index, to be cached.
+    pub fn index(&self) -> &Arc<BlockIndex> {
+        &self.index
+    }
+
+    /// The object's path.
+    pub fn object(&self) -> &Arc<str> {
+        &self.object
+    }
+
+    /// Reads the filters: one request. To be cached.
+    pub async fn filters(&self, location: &SectionLocation) -> Result<Filters> {
+        let bytes = read_one(&self.reader, &self.object, location.bloom.clone()).await?;
+        Filters::open(&self.object, location.bloom.start, bytes)
+    }
+
+    /// The object ranges that [`Block::row_group`] would fetch, for budgets and prefetching.
+    pub fn ranges(&self, group: usize, columns: Columns<'_>) -> Result<Vec<Range<u64>>> {
+        let fence =
+            self.index.fences().get(group).ok_or(Error::NoSuch { what: "row group", number: group as u64 })?;
+        let whole = fence.offset..fence.offset + fence.length;
+        let Columns::Some(columns) = columns else { return Ok(vec![whole]) };
+        let mut wanted = Vec::with_capacity(columns.len());
+        for &column in columns {
+            let range = self.index.chunk_range(group, column);
+            let range = range.ok_or(Error::NoSuch { what: "column", number: column as u64 })?;
+            wanted.push(fence.offset + u64::from(range.start)..fence.offset + u64::from(range.end));
+        }
+        wanted.sort_by_key(|r| r.start);
+        let mut merged: Vec<Range<u64>> = Vec::new();
+        for range in wanted {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end + GAP_BYTES_MAX => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        Ok(merged)
+    }
+
+    /// Fetches columns of a row group.
+    pub async fn row_group(&self, group: usize, columns: Columns<'_>) -> Result<RowGroup> {
+        let ranges = self.ranges(group, columns)?;
+        let parts = self.reader.read(&self.object, &ranges).await?;
+        let base = self.index.fences()[group].offset;
+        let parts = ranges.iter().map(|r| r.start - base).zip(parts).collect();
+        Ok(RowGroup { object: self.object.clone(), index: self.index.clone(), group, parts })
+    }
+
+    /// All spans of a trace, in preorder; empty when it is not here. One request, or one per piece of a trace that was
+    /// cut. Ask [`Block::filters`] first.
+    pub async fn trace(&self, trace: &TraceId) -> Result<Vec<SpanRows>> {
+        let mut found = Vec::new();
+        for group in self.index.groups_of_trace(trace) {
+            let row_group = self.row_group(group, Columns::All).await?;
+            if let Some(rows) = row_group.trace_rows(trace)? {
+                found.push(row_group.spans(rows)?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+pub(crate) async fn read_one(reader: &Arc<dyn RangeReader>, object: &Arc<str>, range: Range<u64>) -> Result<Bytes> {
+    let mut parts = reader.read(object, std::slice::from_ref(&range)).await?;
+    parts.pop().ok_or(Error::Corrupt { object: object.clone(), offset: range.start, what: "answer to a range" })
+}
+
+/// Fetched columns of one row group. Cloning shares the bytes.
+#[derive(Debug, Clone)]
+pub struct RowGroup {
+    object: Arc<str>,
+    index: Arc<BlockIndex>,
+    group: usize,
+    /// Offset in the row group and bytes, ascending.
+    parts: Vec<(u64, Bytes)>,
+}
+
+impl RowGroup {
+    /// The index it belongs to.
+    pub fn index(&self) -> &Arc<BlockIndex> {
+        &self.index
+    }
+
+    /// Its number in the section.
+    pub fn number(&self) -> usize {
+        self.group
+    }
+
+    /// Spans.
+    pub fn len(&self) -> usize {
+        self.index.fences()[self.group].rows as usize
+    }
+
+    /// Never: a row group holds at least one span.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Bytes fetched.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|(_, part)| part.len()).sum()
+    }
+
+    fn corrupt(&self, column: usize, bad: Bad) -> Error {
+        let base = self.index.fences()[self.group].offset;
+        let chunk = self.index.chunk_range(self.group, column).map_or(0, |r| r.start);
+        Error::Corrupt {
+            object: self.object.clone(),
+            offset: base + u64::from(chunk) + u64::from(bad.at),
+            what: bad.what,
+        }
+    }
+
+    /// Runs `read` on a column's chunk.
+    fn chunk<T>(&self, column: usize, read: impl FnOnce(&Chunk<'_>) -> Result<T, Bad>) -> Result<T> {
+        let (start, meta) = self
+            .index
+            .chunk(self.group, column)
+            .ok_or_else(|| self.corrupt(column, Bad { at: 0, what: "page list" }))?;
+        let (start, length) = (u64::from(start), meta.len());
+        let part = self.parts.partition_point(|(at, _)| *at <= start).checked_sub(1).map(|i| &self.parts[i]);
+        let bytes = part.and_then(|(at, bytes)| {
+            let from = (start - at) as usize;
+            bytes.get(from..from + length as usize)
+        });
+        let bytes = bytes.ok_or(Error::NoSuch { what: "fetched column", number: column as u64 })?;
+        let schema = self.index.schema();
+        let chunk = Chunk {
+            meta: &meta,
+            bytes,
+            form: schema.form(column),
+            optional: schema.is_optional(column),
+            rows: self.len() as u32,
+        };
+        read(&chunk).map_err(|bad| self.corrupt(column, bad))
+    }
+
+    fn decode(&self, column: usize) -> Result<Decoded> {
+        self.chunk(column, |chunk| chunk.decode(0, chunk.meta.pages.len()))
+    }
+
+    /// The rows `rows` of a column, counted from `rows.start`. Decodes only the pages they lie in.
+    fn decode_rows(&self, column: usize, rows: &Range<u32>) -> Result<Decoded> {
+        if rows.start == 0 && rows.end as usize == self.len() {
+            return self.decode(column);
+        }
+        let (from, to) = (rows.start / PAGE_ROWS, rows.end.div_ceil(PAGE_ROWS));
+        let first = from * PAGE_ROWS;
+        let decoded = self.chunk(column, |chunk| chunk.decode(from as usize, to as usize))?;
+        Ok(decoded.trim(rows.start - first, rows.end - first))
+    }
+
+    /// A file column as it is stored. The column must have been fetched.
+    pub fn column(&self, column: usize) -> Result<Column> {
+        Ok(self.decode(column)?.into_column(self.index.schema().form(column)))
+    }
+
+    /// A file column, only for the pages that hold `rows` (ascending). The answer may hold more rows, never fewer; rows
+    /// are those of the row group, always listed.
+    pub fn column_at(&self, column: usize, rows: &[u32]) -> Result<Column> {
+        let form = self.index.schema().form(column);
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            let mut empty = self.decode_rows(column, &(0..0))?.into_column(form);
+            empty.rows.get_or_insert_with(Vec::new);
+            return Ok(empty);
+        };
+        let (from, to) = (first / PAGE_ROWS, last / PAGE_ROWS + 1);
+        let mut column = self.chunk(column, |chunk| chunk.decode(from as usize, to as usize))?.into_column(form);
+        let base = from * PAGE_ROWS;
+        match &mut column.rows {
+            Some(rows) => rows.iter_mut().for_each(|r| *r += base),
+            None => column.rows = Some((base..base + column.values_len() as u32).collect()),
+        }
+        Ok(column)
+    }
+
+    /// The distinct values of a dictionary column without its ids: one page instead of nine. `None` when the chunk has no
+    /// dictionary of text. A value that is not here is in no row.
+    pub fn distinct_texts(&self, column: usize) -> Result<Option<Dict>> {
+        Ok(match self.chunk(column, |chunk| chunk.dictionary())? {
+            Some(Dictionary::Text(text)) => Some(Dict::Bytes { offsets: text.offsets, bytes: text.bytes }),
+            _ => None,
+        })
+    }
+
+    /// A fixed column in the query's terms: [`Field::Start`] as absolute times (needs [`Field::TraceStart`] too),
+    /// [`Field::Status`] with no value where the span has no status, all others as stored.
+    pub fn field(&self, field: Field) -> Result<Column> {
+        match field {
+            Field::Start => {
+                let starts = self.starts(&(0..self.len() as u32))?;
+                let values = starts.into_iter().map(u64::cast_signed).collect();
+                Ok(Column { rows: None, values: OwnedValues::Int(values) })
+            }
+            Field::Status => {
+                let mut column = self.column(field.ordinal())?;
+                if let OwnedValues::Dict { dict, .. } = &mut column.values
+                    && let Dict::Values(values) = Arc::make_mut(dict)
+                {
+                    for value in values {
+                        if matches!(value, Some(Value::Int(-1))) {
+                            *value = None;
+                        }
+                    }
+                }
+                Ok(column)
+            }
+            _ => self.column(field.ordinal()),
+        }
+    }
+
+    /// Per row: index of its trace, and the trace ids by index, ascending.
+    pub fn traces(&self) -> Result<(Vec<u32>, Vec<TraceId>)> {
+        self.traces_in(&(0..self.len() as u32))
+    }
+
+    fn traces_in(&self, rows: &Range<u32>) -> Result<(Vec<u32>, Vec<TraceId>)> {
+        let column = Field::TraceId.ordinal();
+        match self.decode_rows(column, rows)?.values {
+            Plain::Ids { ids, dictionary: Dictionary::Fixed16(values) } => {
+                Ok((ids, values.into_iter().map(TraceId).collect()))
+            }
+            _ => Err(self.corrupt(column, Bad { at: 0, what: "trace ids" })),
+        }
+    }
+
+    /// Per row: rows of the subtree below, and distance up to the parent (0 for roots and orphans).
+    pub fn structure(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        let rows = 0..self.len() as u32;
+        Ok((self.numbers32(Field::Descendants, &rows)?, self.numbers32(Field::ParentDistance, &rows)?))
+    }
+
+    /// A required column of whole numbers, dictionary resolved.
+    fn numbers(&self, field: Field, rows: &Range<u32>) -> Result<Vec<u64>> {
+        let decoded = self.decode_rows(field.ordinal(), rows)?;
+        let complete = decoded.numbers().filter(|n| n.len() == rows.len());
+        complete.ok_or_else(|| self.corrupt(field.ordinal(), Bad { at: 0, what: "numbers" }))
+    }
+
+    fn numbers32(&self, field: Field, rows: &Range<u32>) -> Result<Vec<u32>> {
+        let numbers = self.numbers(field, rows)?.into_iter().map(u32::try_from).collect::<Result<Vec<_>, _>>();
+        numbers.map_err(|_| self.corrupt(field.ordinal(), Bad { at: 0, what: "numbers" }))
+    }
+
+    fn starts(&self, rows: &Range<u32>) -> Result<Vec<u64>> {
+        let mut starts = self.numbers(Field::Start, rows)?;
+        let column = Field::TraceStart.ordinal();
+        let bases = self.numbers(Field::TraceStart, rows)?;
+        if bases.len() != starts.len() {
+            return Err(self.corrupt(column, Bad { at: 0, what: "numbers" }));
+        }
+        starts.iter_mut().zip(bases).for_each(|(start, base)| *start = start.wrapping_add(base));
+        Ok(starts)
+    }
+
+    /// The rows of a trace; `None` when it is not in this row group. Needs [`Field::TraceId`].
+    pub fn trace_rows(&self, trace: &TraceId) -> Result<Option<Range<u32>>> {
+        let (ordinals, ids) = self.traces()?;
+        let Ok(ordinal) = ids.binary_search(trace) else { return Ok(None) };
+        let ordinal = ordinal as u32;
+        let start = ordinals.partition_point(|o| *o < ordinal) as u32;
+        let end = ordinals.partition_point(|o| *o <= ordinal) as u32;
+        Ok((start < end).then_some(start..end))
+    }
+
+    /// The physical columns of an attribute of spans: its own, and what stands in the tail. Empty when no row has it.
+    /// Needs the columns of [`RowGroup::attribute_columns`].
+    pub fn attribute(&self, key: &[u8]) -> Result<Vec<Column>> {
+        let mut columns = Vec::new();
+        let mut in_tail = false;
+        for attribute in attribute_types(key) {
+            if let Some(column) = self.index.attribute_column(&attribute) {
+                let column = self.column(column)?;
+                if column.values_len() > 0 {
+                    columns.push(column);
+                }
+            }
+            in_tail |= self.index.tail_may_hold(self.group, &attribute);
+        }
+        if in_tail {
+            columns.extend(self.tail_columns(key)?);
+        }
+        Ok(columns)
+    }
+
+    /// The file columns that [`RowGroup::attribute`] reads for `key` in a row group.
+    pub fn attribute_columns(index: &BlockIndex, group: usize, key: &[u8]) -> Vec<usize> {
+        let mut columns: Vec<usize> = attribute_types(key).filter_map(|a| index.attribute_column(&a)).collect();
+        if attribute_types(key).any(|a| index.tail_may_hold(group, &a)) {
+            columns.push(Field::Tail.ordinal());
+        }
+        columns
+    }
+
+    /// An attribute of resources or of instrumentation scopes as a dictionary over the owners' ids: a predicate is
+    /// evaluated once per owner. Needs [`Field::Resource`] or [`Field::Scope`].
+    pub fn owner_attribute(&self, scope: Scope, key: &[u8]) -> Result<Option<Column>> {
+        let Some(dict) = self.index.owner_values(scope, key)? else { return Ok(None) };
+        let field = if scope == Scope::Resource { Field::Resource } else { Field::Scope };
+        self.owner_column(field, dict).map(Some)
+    }
+
+    /// A column over the ids of resources or scopes with a dictionary of one value per owner.
+    pub fn owner_column(&self, field: Field, dict: Arc<Dict>) -> Result<Column> {
+        let ids = self.numbers32(field, &(0..self.len() as u32))?;
+        let owners = dict.view().len() as u32;
+        if ids.iter().any(|id| *id >= owners) {
+            return Err(self.corrupt(field.ordinal(), Bad { at: 0, what: "owner id" }));
+        }
+        Ok(Column { rows: None, values: OwnedValues::Dict { ids, dict } })
+    }
+}
+
+fn attribute_types(key: &[u8]) -> impl Iterator<Item = AttributeKey> {
+    [ValueType::String, ValueType::Int, ValueType::Double, ValueType::Bool, ValueType::Raw]
+        .into_iter()
+        .map(move |t| AttributeKey::new(key, t))
+}
+
+impl BlockIndex {
+    /// The values of a resource or scope attribute by owner id, `None` where an owner lacks it; `None` altogether when
+    /// none has it. Decode once per query and block.
+    pub fn owner_values(&self, scope: Scope, key: &[u8]) -> Result<Option<Arc<Dict>>> {
+        let (owners, number) = match scope {
+            Scope::Resource => (&self.owners().resources, 1),
+            Scope::Instrumentation => (&self.owners().scopes, 3),
+            Scope::Span | Scope::Event | Scope::Link => return Ok(None),
+        };
+        let view: TextView<'_> = owners.view();
+        let mut values: Vec<Option<Value>> = Vec::with_capacity(view.len());
+        for at in 0..view.len() {
+            let (message, _) = model::table::read_owner(view.get(at)).map_err(Error::Model)?;
+            let mut value = None;
+            for pair in model::otlp::attributes(message.unwrap_or_default(), number) {
+                let (name, any) = pair.map_err(Error::Model)?;
+                if name == key {
+                    value = Some(Value::from_any_value(any).map_err(Error::Model)?);
+                    break;
+                }
+            }
+            values.push(value);
+        }
+        let some = values.iter().any(Option::is_some);
+        Ok(some.then(|| Arc::new(Dict::Values(values))))
+    }
+}
+
+/// Number of values of an owned column.
+pub(crate) trait ValuesLen {
+    fn values_len(&self) -> usize;
+}
+
+impl ValuesLen for Column {
+    fn values_len(&self) -> usize {
+        self.view().values.len()
+    }
+}
