@@ -1,0 +1,6 @@
+//! The door of a node as clients meet it: real sockets in front, fakes behind the seams.
+
+mod connections;
+mod door;
+mod otlp_grpc;
+mod otlp_http;
