@@ -66,7 +66,7 @@ impl CatalogView {
     }
 
     /// The blocks of a tenant, oldest id first.
-    pub fn blocks_of(&self, tenant: &TenantId) -> impl Iterator<Item = &Arc<BlockRecord>> {
+    pub fn blocks_of<'a>(&'a self, tenant: &TenantId) -> impl Iterator<Item = &'a Arc<BlockRecord>> + use<'a> {
         self.tenants.get(tenant).into_iter().flat_map(|blocks| blocks.iter())
     }
 

@@ -1,0 +1,247 @@
+//! Blocks that exist, opened: indexes and filters in a bounded cache, and which traces lie in more than one place.
+//!
+//! What always holds: what is cached belongs to a block id, and a block never changes, so nothing here goes stale; a
+//! section opened for a tenant was checked to be that tenant's.
+
+use std::collections::HashSet;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use block::{Block, BlockIndex, Filters, RangeReader, SectionLocation, StoreReader};
+use hashbrown::HashMap;
+use model::column::Dict;
+use model::{BlockId, Scope, TenantId, TraceId};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use parking_lot::Mutex;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::catalog::{BlockRecord, CatalogView, SplitTraces};
+use crate::chunk::row_group::read_error;
+use crate::error::{Error, Result};
+use crate::spool::SpooledBlock;
+use crate::store::Store;
+
+/// Ids a catalog record lists; beyond, every trace of the block counts as split. 16 bytes each make 256 KiB.
+pub const SPLIT_TRACES_MAX: usize = 16 * 1024;
+
+/// One tenant's section of a block, ready to be searched.
+#[derive(Debug)]
+pub struct OpenBlock {
+    block: Block,
+    filters: Filters,
+    owner_values: Mutex<HashMap<(Scope, Arc<str>), Option<Arc<Dict>>>>,
+    /// Keeps the file of a spooled block.
+    _spooled: Option<Arc<SpooledBlock>>,
+}
+
+impl OpenBlock {
+    /// For reads.
+    pub fn block(&self) -> &Block {
+        &self.block
+    }
+
+    /// What is where.
+    pub fn index(&self) -> &Arc<BlockIndex> {
+        self.block.index()
+    }
+
+    /// What is certainly not here.
+    pub fn filters(&self) -> &Filters {
+        &self.filters
+    }
+
+    /// Values of a resource or scope attribute per owner, decoded once.
+    pub fn owner_values(&self, scope: Scope, key: &Arc<str>) -> query::Result<Option<Arc<Dict>>> {
+        if let Some(known) = self.owner_values.lock().get(&(scope, Arc::clone(key))) {
+            return Ok(known.clone());
+        }
+        let values = self.index().owner_values(scope, key.as_bytes()).map_err(read_error)?;
+        self.owner_values
+            .lock()
+            .insert((scope, Arc::clone(key)), values.clone());
+        Ok(values)
+    }
+
+    /// Whether the trace may be here.
+    pub fn may_contain_trace(&self, trace: &TraceId) -> bool {
+        !self.index().groups_of_trace(trace).is_empty() && self.filters.may_contain_trace(trace)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<BlockId, Arc<OpenBlock>> for ByBytes {
+    fn weight(&self, _: &BlockId, block: &Arc<OpenBlock>) -> u64 {
+        (block.index().memory_bytes() + block.filters.memory_bytes() + 1024) as u64
+    }
+}
+
+/// What is known of a live table or spooled block against the blocks of the catalog.
+#[derive(Debug, Default)]
+struct Checked {
+    blocks: HashSet<BlockId>,
+    traces: usize,
+    split: HashSet<TraceId>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Blocks {
+    store: Store,
+    reader: Arc<dyn RangeReader>,
+    spool: Arc<dyn RangeReader>,
+    open: Cache<BlockId, Arc<OpenBlock>, ByBytes>,
+    /// Per tenant: the union of what the records of one catalog revision list.
+    listed: Mutex<HashMap<TenantId, (u64, Arc<HashSet<TraceId>>)>>,
+    /// Per part of a tail, by its address-free identity (group, first log index, tenant).
+    checked: Mutex<HashMap<PartKey, Checked>>,
+}
+
+/// Identity of a part of a shard's tail.
+pub type PartKey = (crate::catalog::GroupKey, model::LogIndex, TenantId);
+
+/// Parts of tails remembered at most; a node has a few per shard and tenant.
+const CHECKED_MAX: usize = 4096;
+
+impl Blocks {
+    /// Blocks in `store` and in the spool directory, with at most `cache_bytes` of indexes and filters in memory.
+    pub fn new(store: Store, reader: Arc<dyn RangeReader>, spool_dir: &FilePath, cache_bytes: u64) -> Result<Self> {
+        let local = LocalFileSystem::new_with_prefix(spool_dir);
+        let local: Arc<dyn ObjectStore> = Arc::new(local.map_err(|source| Error::Store {
+            operation: "open",
+            path: spool_dir.display().to_string(),
+            source,
+        })?);
+        Ok(Self {
+            store,
+            reader,
+            spool: Arc::new(StoreReader::new(local)),
+            // About 300 KB per block of a million spans.
+            open: Cache::with_weighter((cache_bytes / (256 << 10)).max(64) as usize, cache_bytes, ByBytes),
+            listed: Mutex::default(),
+            checked: Mutex::default(),
+        })
+    }
+
+    /// Opens a block the catalog names: two small reads, or none when it is cached.
+    pub async fn open(&self, view: &CatalogView, record: &BlockRecord) -> Result<Arc<OpenBlock>> {
+        let load = async {
+            let object = view
+                .object(record.object)
+                .ok_or_else(|| Error::Ring("block without object".to_owned()))?;
+            let path = self.store.path(&object.path);
+            let location = SectionLocation {
+                index: record.index.offset..record.index.offset + record.index.length,
+                bloom: record.bloom.offset..record.bloom.offset + record.bloom.length,
+            };
+            self.open_at(&self.reader, path.as_ref(), &location, &record.tenant, None)
+                .await
+        };
+        self.open.get_or_insert_async(&record.id, load).await
+    }
+
+    /// Opens a tenant's section of a spooled block.
+    pub async fn open_spooled(&self, spooled: &Arc<SpooledBlock>, section: usize) -> Result<Arc<OpenBlock>> {
+        let section = spooled.summary().sections.get(section);
+        let section = section.ok_or_else(|| Error::Ring("spooled block without section".to_owned()))?;
+        let name = spooled
+            .path()
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let location = SectionLocation::from(section);
+        self.open_at(&self.spool, name, &location, &section.tenant, Some(Arc::clone(spooled)))
+            .await
+    }
+
+    async fn open_at(
+        &self,
+        reader: &Arc<dyn RangeReader>,
+        path: &str,
+        location: &SectionLocation,
+        tenant: &TenantId,
+        spooled: Option<Arc<SpooledBlock>>,
+    ) -> Result<Arc<OpenBlock>> {
+        let block = Block::open(Arc::clone(reader), path, location, tenant).await?;
+        let filters = block.filters(location).await?;
+        Ok(Arc::new(OpenBlock {
+            block,
+            filters,
+            owner_values: Mutex::default(),
+            _spooled: spooled,
+        }))
+    }
+
+    /// Which of `traces` may also be in a block the catalog names: what a new block's record lists.
+    pub async fn split_traces(&self, view: &CatalogView, tenant: &TenantId, traces: &[TraceId]) -> Result<SplitTraces> {
+        let mut split = HashSet::new();
+        for record in view.blocks_of(tenant) {
+            let block = self.open(view, record).await?;
+            split.extend(
+                traces
+                    .iter()
+                    .filter(|trace| record.may_contain(trace) && block.may_contain_trace(trace)),
+            );
+        }
+        let mut listed: Vec<TraceId> = split.into_iter().collect();
+        listed.sort_unstable();
+        Ok(if listed.len() > SPLIT_TRACES_MAX {
+            SplitTraces::All
+        } else {
+            SplitTraces::Listed(listed.into())
+        })
+    }
+
+    /// Traces that records of the tenant list as split.
+    pub fn listed_splits(&self, view: &CatalogView, tenant: &TenantId) -> Arc<HashSet<TraceId>> {
+        let mut listed = self.listed.lock();
+        if let Some((revision, set)) = listed.get(tenant)
+            && *revision == view.revision()
+        {
+            return Arc::clone(set);
+        }
+        let mut set = HashSet::new();
+        for record in view.blocks_of(tenant) {
+            if let SplitTraces::Listed(traces) = &record.split_traces {
+                set.extend(traces.iter().copied());
+            }
+        }
+        let set = Arc::new(set);
+        listed.insert(tenant.clone(), (view.revision(), Arc::clone(&set)));
+        set
+    }
+
+    /// Adds to `split` the traces of a part of the tail that may also be in blocks of the catalog. `traces` are the part's,
+    /// in the order they came, so that only new ones are checked again.
+    pub fn check_part(
+        &self,
+        key: &PartKey,
+        blocks: &[(BlockId, Arc<OpenBlock>)],
+        traces: &[TraceId],
+        split: &mut HashSet<TraceId>,
+    ) {
+        let mut parts = self.checked.lock();
+        if parts.len() >= CHECKED_MAX && !parts.contains_key(key) {
+            parts.clear();
+        }
+        let checked = parts.entry(key.clone()).or_default();
+        let seen = checked.traces.min(traces.len());
+        for (id, block) in blocks {
+            // A block that was checked before needs a look only at what came since.
+            let from = if checked.blocks.contains(id) { seen } else { 0 };
+            let fresh = traces.iter().skip(from).filter(|trace| block.may_contain_trace(trace));
+            checked.split.extend(fresh);
+        }
+        checked.blocks = blocks.iter().map(|(id, _)| *id).collect();
+        checked.traces = traces.len();
+        split.extend(checked.split.iter().copied());
+    }
+
+    /// Bytes of indexes and filters in memory.
+    pub fn cached_bytes(&self) -> u64 {
+        self.open.weight()
+    }
+}

@@ -1,0 +1,360 @@
+//! One row group of a block as queries see it.
+//!
+//! Columns are fetched when they are first asked for and kept decoded while the chunk lives, so a filter that finds
+//! nothing costs only its own column. Fetching waits for the object store: a chunk is therefore used on a thread that may
+//! block, never on the async runtime's own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use block::{AttributeKey, Columns, Field, RowGroup};
+use model::column::{Column, ColumnCow, Dict, OwnedValues};
+use model::{Scope, TraceId, Value, ValueType};
+use parking_lot::Mutex;
+use query::source::{Chunk, ColumnRef, Preorder, TimeRange, TraceRows};
+use query::value::Static;
+
+use super::nested::{self, Nested, OwnerField, RawRows};
+use super::{SCOPE_NAME, SCOPE_VERSION, corrupt};
+use crate::blocks::OpenBlock;
+
+/// Which trace each row belongs to, and the trees.
+#[derive(Debug)]
+struct Traces {
+    ordinals: Vec<u32>,
+    ids: Vec<TraceId>,
+    descendants: Vec<u32>,
+    parent_distance: Vec<u32>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct RowGroupChunk {
+    block: Arc<OpenBlock>,
+    group: usize,
+    runtime: tokio::runtime::Handle,
+    traces: OnceLock<Traces>,
+    columns: Mutex<BTreeMap<ColumnRef, Vec<Arc<Column>>>>,
+    fetched: std::sync::atomic::AtomicU64,
+}
+
+impl RowGroupChunk {
+    /// Row group `group` of a block's section. `runtime` drives the fetches.
+    pub fn new(block: Arc<OpenBlock>, group: usize, runtime: tokio::runtime::Handle) -> Self {
+        Self {
+            block,
+            group,
+            runtime,
+            traces: OnceLock::new(),
+            columns: Mutex::default(),
+            fetched: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes fetched so far.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn fetch(&self, columns: &[usize]) -> query::Result<RowGroup> {
+        let block = self.block.block();
+        let fetched = self
+            .runtime
+            .block_on(block.row_group(self.group, Columns::Some(columns)));
+        let row_group = fetched.map_err(read_error)?;
+        self.fetched
+            .fetch_add(row_group.bytes() as u64, std::sync::atomic::Ordering::Relaxed);
+        Ok(row_group)
+    }
+
+    fn fetch_fields(&self, fields: &[Field]) -> query::Result<RowGroup> {
+        let ordinals: Vec<usize> = fields.iter().map(|field| field.ordinal()).collect();
+        self.fetch(&ordinals)
+    }
+
+    fn field(&self, field: Field) -> query::Result<Vec<Column>> {
+        Ok(vec![self.fetch_fields(&[field])?.field(field).map_err(read_error)?])
+    }
+
+    fn read(&self, column: &ColumnRef) -> query::Result<Vec<Column>> {
+        match column {
+            ColumnRef::Name => self.field(Field::Name),
+            ColumnRef::Kind => self.field(Field::Kind),
+            ColumnRef::Status => self.field(Field::Status),
+            ColumnRef::StatusMessage => self.field(Field::StatusMessage),
+            ColumnRef::Duration => self.field(Field::Duration),
+            ColumnRef::SpanId => self.field(Field::SpanId),
+            ColumnRef::ParentSpanId => self.field(Field::ParentSpanId),
+            ColumnRef::Start => {
+                let row_group = self.fetch_fields(&[Field::TraceStart, Field::Start])?;
+                Ok(vec![row_group.field(Field::Start).map_err(read_error)?])
+            }
+            ColumnRef::EventName
+            | ColumnRef::EventTimeSinceStart
+            | ColumnRef::Attribute(Scope::Event, _)
+            | ColumnRef::LinkTraceId
+            | ColumnRef::LinkSpanId
+            | ColumnRef::Attribute(Scope::Link, _) => self.read_nested(column),
+            ColumnRef::InstrumentationName => self.scope_text(SCOPE_NAME),
+            ColumnRef::InstrumentationVersion => self.scope_text(SCOPE_VERSION),
+            ColumnRef::Attribute(Scope::Span, key) => {
+                let columns = RowGroup::attribute_columns(self.block.index(), self.group, key.as_bytes());
+                if columns.is_empty() {
+                    return Ok(Vec::new());
+                }
+                self.fetch(&columns)?.attribute(key.as_bytes()).map_err(read_error)
+            }
+            ColumnRef::Attribute(scope @ (Scope::Resource | Scope::Instrumentation), key) => {
+                let field = if *scope == Scope::Resource {
+                    Field::Resource
+                } else {
+                    Field::Scope
+                };
+                let Some(dict) = self.block.owner_values(*scope, key)? else {
+                    return Ok(Vec::new());
+                };
+                Ok(vec![
+                    self.fetch_fields(&[field])?
+                        .owner_column(field, dict)
+                        .map_err(read_error)?,
+                ])
+            }
+            ColumnRef::TraceId => Ok(Vec::new()),
+        }
+    }
+
+    fn read_nested(&self, column: &ColumnRef) -> query::Result<Vec<Column>> {
+        let is_event = matches!(
+            column,
+            ColumnRef::EventName | ColumnRef::EventTimeSinceStart | ColumnRef::Attribute(Scope::Event, _)
+        );
+        let field = if is_event { Field::Events } else { Field::Links };
+        let messages = self
+            .fetch_fields(&[field])?
+            .column(field.ordinal())
+            .map_err(read_error)?;
+        let all_rows: Vec<u32>;
+        let rows = match &messages.rows {
+            Some(rows) => rows.as_slice(),
+            None => {
+                all_rows = (0..self.row_count() as u32).collect();
+                &all_rows
+            }
+        };
+        let plain = plain_bytes(&messages.values);
+        let raw = RawRows {
+            rows,
+            offsets: &plain.0,
+            bytes: &plain.1,
+        };
+        let damaged = |error| corrupt("events or links of a block", error);
+        match column {
+            ColumnRef::EventName => nested::event_names(raw).map(|column| vec![column]),
+            ColumnRef::EventTimeSinceStart => {
+                let starts = self.columns(&ColumnRef::Start)?;
+                let start = |row: u32| match starts.first().map(|column| column.view().values) {
+                    Some(model::Values::Int(starts)) => starts.get(row as usize).map_or(0, |s| s.cast_unsigned()),
+                    _ => 0,
+                };
+                nested::event_times(raw, start).map(|column| vec![column])
+            }
+            ColumnRef::LinkTraceId => nested::link_trace_ids(raw).map(|column| vec![column]),
+            ColumnRef::LinkSpanId => nested::link_span_ids(raw).map(|column| vec![column]),
+            ColumnRef::Attribute(Scope::Event, key) => nested::nested_attribute(raw, Nested::Events, key.as_bytes()),
+            ColumnRef::Attribute(_, key) => nested::nested_attribute(raw, Nested::Links, key.as_bytes()),
+            _ => Ok(Vec::new()),
+        }
+        .map_err(damaged)
+    }
+
+    fn scope_text(&self, number: u32) -> query::Result<Vec<Column>> {
+        let scopes = self.block.index().owners().scopes.view();
+        let blobs = (0..scopes.len()).map(|id| scopes.get(id));
+        let values = nested::owner_values(blobs, OwnerField::Text(number));
+        let values = values.map_err(|error| corrupt("instrumentation scopes of a block", error))?;
+        if values.iter().all(Option::is_none) {
+            return Ok(Vec::new());
+        }
+        let row_group = self.fetch_fields(&[Field::Scope])?;
+        Ok(vec![
+            row_group
+                .owner_column(Field::Scope, Arc::new(Dict::Values(values)))
+                .map_err(read_error)?,
+        ])
+    }
+
+    fn load_traces(&self) -> query::Result<Traces> {
+        let row_group = self.fetch_fields(&[Field::TraceId, Field::Descendants, Field::ParentDistance])?;
+        let (ordinals, ids) = row_group.traces().map_err(read_error)?;
+        let (descendants, parent_distance) = row_group.structure().map_err(read_error)?;
+        Ok(Traces {
+            ordinals,
+            ids,
+            descendants,
+            parent_distance,
+        })
+    }
+}
+
+/// The bytes of a binary column, dictionary resolved.
+fn plain_bytes(values: &OwnedValues) -> (Vec<u32>, Vec<u8>) {
+    match values {
+        OwnedValues::Bytes { offsets, bytes } | OwnedValues::Raw { offsets, bytes } => (offsets.clone(), bytes.clone()),
+        OwnedValues::Dict { ids, dict } => {
+            let (mut offsets, mut bytes) = (vec![0], Vec::new());
+            for id in ids {
+                if let Dict::Bytes {
+                    offsets: starts,
+                    bytes: text,
+                } = &**dict
+                {
+                    bytes.extend_from_slice(model::column::slice_at(starts, text, *id as usize));
+                }
+                offsets.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+            }
+            (offsets, bytes)
+        }
+        _ => (vec![0], Vec::new()),
+    }
+}
+
+/// A block that cannot be read, as a query sees it.
+pub(crate) fn read_error(error: block::Error) -> query::Error {
+    let is_corrupt = matches!(
+        error.kind(),
+        block::Kind::Corrupt | block::Kind::TooNew | block::Kind::Internal
+    );
+    query::Error::Source {
+        what: "a block".to_owned(),
+        corrupt: is_corrupt,
+        source: Box::new(error),
+    }
+}
+
+impl Chunk for RowGroupChunk {
+    fn row_count(&self) -> usize {
+        self.block
+            .index()
+            .fences()
+            .get(self.group)
+            .map_or(0, |fence| fence.rows as usize)
+    }
+
+    fn time_range(&self) -> TimeRange {
+        let fence = self.block.index().fences().get(self.group);
+        fence.map_or(TimeRange::ALWAYS, |fence| TimeRange {
+            start_unix_nanos: fence.min_start,
+            end_unix_nanos: fence.max_end,
+        })
+    }
+
+    fn traces(&self) -> query::Result<TraceRows<'_>> {
+        if self.traces.get().is_none() {
+            let loaded = self.load_traces()?;
+            // Another thread may have been faster; both read the same.
+            let _ = self.traces.set(loaded);
+        }
+        let traces = self.traces.get().ok_or(query::Error::Inconsistent {
+            what: "traces were just loaded",
+        })?;
+        let preorder = Preorder {
+            descendants: &traces.descendants,
+            parent_distance: &traces.parent_distance,
+        };
+        Ok(TraceRows {
+            ordinals: &traces.ordinals,
+            ids: &traces.ids,
+            preorder: Some(preorder),
+        })
+    }
+
+    fn columns(&self, column: &ColumnRef) -> query::Result<Vec<ColumnCow<'_>>> {
+        let known = self.columns.lock().get(column).cloned();
+        let columns = match known {
+            Some(columns) => columns,
+            None => {
+                let read: Vec<Arc<Column>> = self.read(column)?.into_iter().map(Arc::new).collect();
+                self.columns.lock().insert(column.clone(), read.clone());
+                read
+            }
+        };
+        Ok(columns.into_iter().map(ColumnCow::Owned).collect())
+    }
+
+    fn may_contain(&self, column: &ColumnRef, value: &Static) -> bool {
+        let (index, filters) = (self.block.index(), self.block.filters());
+        match (column, value) {
+            (ColumnRef::TraceId, Static::Str(text)) => TraceId::parse_hex(text).is_none_or(|trace| {
+                index.groups_of_trace(&trace).contains(&self.group) && filters.may_contain_trace(&trace)
+            }),
+            (ColumnRef::Attribute(Scope::Span, key), Static::Str(text)) => {
+                let attribute = AttributeKey::new(key.as_bytes(), ValueType::String);
+                let raw = AttributeKey::new(key.as_bytes(), ValueType::Raw);
+                // An array may hold the text; arrays have no filter.
+                filters.may_contain(index, &attribute, text.as_bytes()) || index.catalogue_entry(&raw).is_some()
+            }
+            (ColumnRef::Attribute(scope @ (Scope::Resource | Scope::Instrumentation), key), Static::Str(text)) => {
+                let Ok(values) = self.block.owner_values(*scope, key) else {
+                    return true;
+                };
+                values.is_some_and(|dict| match &*dict {
+                    Dict::Values(values) => values.iter().any(|owner| match owner {
+                        Some(Value::String(owner)) => *owner == **text,
+                        Some(Value::Array(_)) => true,
+                        _ => false,
+                    }),
+                    Dict::Bytes { .. } => true,
+                })
+            }
+            (ColumnRef::Name, Static::Str(text)) => index
+                .names()
+                .is_none_or(|names| names.binary_search_by(|name| (**name).cmp(text.as_bytes())).is_ok()),
+            _ => true,
+        }
+    }
+
+    fn attribute_keys(&self, scope: Scope) -> query::Result<Vec<Arc<str>>> {
+        let index = self.block.index();
+        let text = |key: &[u8]| std::str::from_utf8(key).ok().map(Arc::from);
+        match scope {
+            Scope::Span => {
+                let mut keys: Vec<Arc<str>> = index
+                    .catalogue()
+                    .iter()
+                    .filter_map(|entry| text(&entry.attribute.key))
+                    .collect();
+                keys.sort_unstable();
+                keys.dedup();
+                Ok(keys)
+            }
+            Scope::Resource | Scope::Instrumentation => {
+                let (owners, number) = match scope {
+                    Scope::Resource => (&index.owners().resources, super::RESOURCE_ATTRIBUTES),
+                    _ => (&index.owners().scopes, super::SCOPE_ATTRIBUTES),
+                };
+                let view = owners.view();
+                let blobs = (0..view.len()).map(|id| view.get(id));
+                nested::owner_keys(blobs, number).map_err(|error| corrupt("owners of a block", error))
+            }
+            Scope::Event | Scope::Link => {
+                let (field, nested) = if scope == Scope::Event {
+                    (Field::Events, Nested::Events)
+                } else {
+                    (Field::Links, Nested::Links)
+                };
+                let messages = self
+                    .fetch_fields(&[field])?
+                    .column(field.ordinal())
+                    .map_err(read_error)?;
+                let plain = plain_bytes(&messages.values);
+                let rows: Vec<u32> = (0..plain.0.len().saturating_sub(1) as u32).collect();
+                let raw = RawRows {
+                    rows: &rows,
+                    offsets: &plain.0,
+                    bytes: &plain.1,
+                };
+                nested::nested_keys(raw, nested).map_err(|error| corrupt("events or links of a block", error))
+            }
+        }
+    }
+}
