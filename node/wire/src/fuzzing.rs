@@ -4,10 +4,13 @@
 
 use bytes::Bytes;
 use model::ShardId;
+use model::proto::Malformed;
 
 use crate::frame::{Contents, Entry, SubBatch};
 use crate::inflate::{self, Encoding, InflateLimits};
 use crate::ingest::{self, IngestLimits};
+use crate::json;
+use crate::tempopb::table;
 
 /// Scans an export request and reads back what was accepted.
 pub fn otlp_proto(bytes: &[u8]) {
@@ -31,6 +34,18 @@ pub fn otlp_proto(bytes: &[u8]) {
     assert_eq!(found, accepted);
 }
 
+/// Reads OTLP/JSON; what was read is no larger than the text, scans without a fault of its form, and can be written again.
+pub fn otlp_json(text: &[u8]) {
+    let Ok(bytes) = json::export_request(text) else { return };
+    assert!(bytes.len() <= text.len() + 64);
+    let mut again = Vec::new();
+    match json::write(&table::TRACE, &bytes, json::Dialect::Otlp, &mut again) {
+        Ok(()) => assert!(json::export_request(&again).expect("we wrote it").len() <= bytes.len()),
+        Err(error) => assert_eq!(error, Malformed::TooDeep),
+    }
+    otlp_proto(&bytes);
+}
+
 /// Decodes a sub-batch or an entry and walks whatever it holds.
 pub fn frame_decode(bytes: &[u8]) {
     let frame = Bytes::copy_from_slice(bytes);
@@ -43,10 +58,8 @@ pub fn frame_decode(bytes: &[u8]) {
     }
     let Ok(entry) = Entry::decode(&frame) else { return };
     let Ok(body) = entry.open() else { return };
-    for sub_batch in body.sub_batches() {
-        if let Ok((_, contents)) = sub_batch {
-            drop(read_all(&contents));
-        }
+    for (_, contents) in body.sub_batches().flatten() {
+        drop(read_all(&contents));
     }
 }
 

@@ -111,6 +111,9 @@ type Fault<'a> = (&'a [u8], Malformed);
 /// A resource or scope of the request: its index, or why none of its spans can be accepted.
 type Shared = Result<u32, Rejection>;
 
+/// The same before it has an index: the message as it is kept.
+type Kept<'a> = Result<Option<Cow<'a, [u8]>>, Rejection>;
+
 struct Scanner<'a, 'l, F> {
     body: &'a [u8],
     limits: &'l IngestLimits,
@@ -172,7 +175,7 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         schema_url: &[u8],
         excess: Excess,
         cut: fn(&[u8], &IngestLimits) -> Result<Vec<u8>, Malformed>,
-    ) -> Result<Result<Option<Cow<'a, [u8]>>, Rejection>, Fault<'a>> {
+    ) -> Result<Kept<'a>, Fault<'a>> {
         let Some(raw) = message else { return Ok(Ok(None)) };
         let mut kept = Cow::Borrowed(raw);
         if !excess.is_none() {

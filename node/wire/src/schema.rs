@@ -46,8 +46,10 @@ pub enum Shape {
 pub enum Kind {
     /// `double`
     Double,
-    /// `int32`, `int64`
-    Int,
+    /// `int32`: a number in JSON.
+    Int32,
+    /// `int64`: a string in JSON.
+    Int64,
     /// `uint32`: a number in JSON.
     Uint32,
     /// `uint64`: a string in JSON.

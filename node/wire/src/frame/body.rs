@@ -6,6 +6,8 @@
 //! spans to the end · each: varint resource, varint scope, varint length, Span
 //! ```
 
+use std::borrow::Cow;
+
 use model::proto::write_varint;
 
 use super::header::Reader;
@@ -178,10 +180,17 @@ fn blob<'a>(body: &'a [u8], start: Option<&u32>) -> Blob<'a> {
     read_blob(&mut Reader::new(rest)).unwrap_or_default()
 }
 
+/// A [`Blob`] that may have been rewritten.
+#[derive(Debug)]
+struct SharedBlob<'a> {
+    message: Option<Cow<'a, [u8]>>,
+    schema_url: &'a [u8],
+}
+
 /// The resources or scopes of a request, and which of them the sub-batch under construction already has.
 #[derive(Debug)]
 pub(crate) struct SharedTable<'a> {
-    blobs: Vec<(std::borrow::Cow<'a, [u8]>, bool, &'a [u8])>,
+    blobs: Vec<SharedBlob<'a>>,
     /// Sub-batch that last used the blob, and its index there.
     used: Vec<(u32, u32)>,
 }
@@ -195,18 +204,17 @@ impl<'a> SharedTable<'a> {
     }
 
     /// Adds a blob and gives its index. `message` is `None` when absent.
-    pub(crate) fn push(&mut self, message: Option<std::borrow::Cow<'a, [u8]>>, schema_url: &'a [u8]) -> u32 {
+    pub(crate) fn push(&mut self, message: Option<Cow<'a, [u8]>>, schema_url: &'a [u8]) -> u32 {
         let index = self.blobs.len() as u32;
-        let present = message.is_some();
-        self.blobs.push((message.unwrap_or_default(), present, schema_url));
+        self.blobs.push(SharedBlob { message, schema_url });
         self.used.push((0, 0));
         index
     }
 
     fn get(&self, index: u32) -> Blob<'_> {
         match self.blobs.get(index as usize) {
-            Some((message, present, schema_url)) => Blob {
-                message: present.then_some(&**message),
+            Some(SharedBlob { message, schema_url }) => Blob {
+                message: message.as_deref(),
                 schema_url,
             },
             None => Blob::default(),

@@ -133,6 +133,19 @@ impl<'l> Checker<'l> {
     #[inline]
     fn key_value(&mut self, message: &[u8], depth: usize) -> Result<(), Malformed> {
         self.node()?;
+        if let Some((key, scalar)) = usual_attribute(message) {
+            text(key, 1)?;
+            self.excess.keys += u64::from(key.len() > self.limits.key_bytes_max);
+            if let Some(value) = scalar {
+                text(value, field::STRING)?;
+                self.excess.values += u64::from(value.len() > self.limits.value_bytes_max);
+            }
+            return Ok(());
+        }
+        self.any_key_value(message, depth)
+    }
+
+    fn any_key_value(&mut self, message: &[u8], depth: usize) -> Result<(), Malformed> {
         let mut fields = Fields::new(message);
         while let Some(entry) = fields.next_field()? {
             match entry.number {
@@ -214,6 +227,29 @@ fn entity_ref(message: &[u8]) -> Result<(), Malformed> {
         }
     }
     Ok(())
+}
+
+/// Takes apart a `KeyValue` as nearly every exporter writes it: a short key, then a value that is one short string, one
+/// small integer, a bool or a double. Gives the key, and the string if it is one; `None` sends the message the long way.
+///
+/// These are most of the bytes of most requests, and this is several times faster than walking two messages.
+#[inline]
+fn usual_attribute(message: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let [0x0a, key_length @ 0..=0x7f, rest @ ..] = message else {
+        return None;
+    };
+    let (key, rest) = rest.split_at_checked(usize::from(*key_length))?;
+    let [0x12, value_length @ 0..=0x7f, value @ ..] = rest else {
+        return None;
+    };
+    if value.len() != usize::from(*value_length) {
+        return None;
+    }
+    match value {
+        [0x0a, length, text @ ..] if text.len() == usize::from(*length) => Some((key, Some(text))),
+        [0x10 | 0x18, 0..=0x7f] | [0x18, 0x80..=0xff, 0..=0x7f] | [0x21, _, _, _, _, _, _, _, _] => Some((key, None)),
+        _ => None,
+    }
 }
 
 /// Checks a string. Nearly all are short and ASCII, where the word-wise check is several times faster than `from_utf8`.

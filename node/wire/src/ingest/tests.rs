@@ -247,8 +247,10 @@ fn odd_times_are_kept_and_only_old_spans_are_rejected() {
     assert_eq!((header.start_min_unix_nanos, header.start_max_unix_nanos), (0, 9));
 }
 
+type Make = fn(usize) -> Span;
+
 /// Spans with `n` of something, and the limit's rejection.
-fn countable() -> Vec<(fn(usize) -> Span, Rejection)> {
+fn countable() -> Vec<(Make, Rejection)> {
     fn attributes(n: usize) -> Vec<KeyValue> {
         (0..n)
             .map(|i| pair(&format!("k{i}"), Value::IntValue(i as i64)))
