@@ -51,6 +51,16 @@ const BREAK_OFF_AFTER: Duration = Duration::from_millis(20);
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 
+/// Which cloud's words the server understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Amazon's, signed.
+    S3,
+    /// Google's XML API, which is Amazon's with other headers and generations instead of ETags; nobody is turned away.
+    /// It stands in for fake-gcs-server, which does not take plain XML PUTs.
+    Gcs,
+}
+
 /// What to serve and where.
 #[derive(Debug, Clone)]
 pub struct S3Options {
@@ -66,6 +76,8 @@ pub struct S3Options {
     pub rules: Rules,
     /// For the toxics' draws.
     pub seed: u64,
+    /// Whose words.
+    pub dialect: Dialect,
 }
 
 impl Default for S3Options {
@@ -77,6 +89,7 @@ impl Default for S3Options {
             secret_key: SECRET_KEY.to_owned(),
             rules: Rules::default(),
             seed: 0,
+            dialect: Dialect::S3,
         }
     }
 }
@@ -100,11 +113,12 @@ impl S3Server {
         let buckets: Vec<&str> = options.buckets.iter().map(String::as_str).collect();
         let memory = Memory::new(&buckets, options.rules);
         let mut builder = S3ServiceBuilder::new(memory.clone());
-        builder.set_auth(SimpleAuth::from_single(
-            options.access_key.clone(),
-            options.secret_key.clone(),
-        ));
+        if options.dialect == Dialect::S3 {
+            let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
+            builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+        }
         let front = Front {
+            dialect: options.dialect,
             service: builder.build(),
             toxics: Toxics::new(options.seed),
             traffic: Traffic::default(),
@@ -134,6 +148,11 @@ impl S3Server {
     /// The first bucket's name.
     pub fn bucket(&self) -> &str {
         self.options.buckets.first().map_or("", String::as_str)
+    }
+
+    /// Whose words it understands.
+    pub fn dialect(&self) -> Dialect {
+        self.options.dialect
     }
 
     /// The content, past HTTP and toxics.
@@ -196,6 +215,7 @@ pub fn build(builder: AmazonS3Builder) -> AmazonS3 {
 
 #[derive(Debug, Clone)]
 struct Front {
+    dialect: Dialect,
     service: S3Service,
     toxics: Toxics,
     traffic: Traffic,
@@ -242,6 +262,9 @@ async fn accept(addr: SocketAddr, listener: TcpListener, front: Front) {
 
 /// Carries one request through its fate. An error closes the connection without an answer.
 async fn serve(front: Front, mut request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+    if front.dialect == Dialect::Gcs {
+        from_google(&mut request);
+    }
     let (op, key) = traffic::classify(request.method(), request.uri(), request.headers());
     let range = request
         .headers()
@@ -319,6 +342,20 @@ async fn serve(front: Front, mut request: Request<Incoming>) -> Result<Response<
         return Ok(Response::from_parts(head, paced(data, Some(bytes_per_s), false)));
     }
     Ok(Response::from_parts(head, body.map_err(BoxError::from).boxed_unsync()))
+}
+
+/// Says in Amazon's headers what a request says in Google's.
+fn from_google<B>(request: &mut Request<B>) {
+    let headers = request.headers_mut();
+    headers.remove(http::header::AUTHORIZATION);
+    if let Some(source) = headers.remove("x-goog-copy-source") {
+        headers.insert("x-amz-copy-source", source);
+    }
+    let wanted = headers.remove("x-goog-if-generation-match");
+    let generation = wanted.and_then(|value| value.to_str().ok()?.parse().ok());
+    if let Some(generation) = generation {
+        request.extensions_mut().insert(memory::IfGeneration(generation));
+    }
 }
 
 /// A body that leaves at a pace and, if told to, breaks off at its end instead of finishing.

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::base64;
 use crate::client::http_client;
 use crate::process::{Process, START_WITHIN, free_addr};
-use crate::s3::{ACCESS_KEY, REGION, S3Server, SECRET_KEY, client_builder};
+use crate::s3::{ACCESS_KEY, Dialect, REGION, S3Server, SECRET_KEY, client_builder};
 use crate::skip::Unavailable;
 use crate::tools::Tool;
 
@@ -242,6 +242,12 @@ async fn create_container(endpoint: &str) -> anyhow::Result<()> {
 impl Settings {
     /// Those of the server in this process.
     pub fn of(server: &S3Server) -> Self {
+        if server.dialect() == Dialect::Gcs {
+            return Self::Gcs {
+                endpoint: server.endpoint(),
+                bucket: server.bucket().to_owned(),
+            };
+        }
         Self::S3 {
             endpoint: server.endpoint(),
             bucket: server.bucket().to_owned(),

@@ -24,7 +24,7 @@ use axum::routing::{get, put};
 use axum::{Json, Router};
 use clap::Parser;
 use serde::Deserialize;
-use vivace_e2e::s3::{ACCESS_KEY, Availability, Op, Rule, Rules, S3Options, S3Server, SECRET_KEY};
+use vivace_e2e::s3::{ACCESS_KEY, Availability, Dialect, Op, Rule, Rules, S3Options, S3Server, SECRET_KEY};
 
 #[derive(Debug, Parser)]
 #[command(about = "An S3-compatible store in memory that can be told to misbehave")]
@@ -42,6 +42,9 @@ struct Args {
     access_key: String,
     #[arg(long, default_value = SECRET_KEY)]
     secret_key: String,
+    /// Speak Google's XML API instead of S3, and turn nobody away.
+    #[arg(long)]
+    gcs: bool,
     /// For the toxics' draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -66,6 +69,7 @@ async fn main() -> anyhow::Result<()> {
             ..Rules::default()
         },
         seed: args.seed,
+        dialect: if args.gcs { Dialect::Gcs } else { Dialect::S3 },
     };
     let server = Arc::new(
         S3Server::start(options)

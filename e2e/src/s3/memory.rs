@@ -29,6 +29,13 @@ const PARTS_MAX: i32 = 10_000;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StaleBy(pub(super) u64);
 
+/// Request extension: write only if the object has this generation, 0 meaning that there is none. Google's compare-and-swap.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IfGeneration(pub(super) u64);
+
+/// Response header that names an object's generation, sent whatever the dialect.
+const GENERATION: &str = "x-goog-generation";
+
 /// The S3 operations over memory; clones share the buckets.
 #[derive(Debug, Clone)]
 pub struct Memory {
@@ -63,6 +70,8 @@ pub struct StoredObject {
     pub etag: String,
     /// When it was written.
     pub modified: SystemTime,
+    /// Grows with every write to the server; Google's name for a version.
+    pub generation: u64,
     /// User metadata (`x-amz-meta-*`).
     pub metadata: Metadata,
     /// As sent by the writer.
@@ -75,6 +84,7 @@ struct State {
     buckets: HashMap<String, BTreeMap<String, StoredObject>>,
     uploads: BTreeMap<String, Upload>,
     next_upload: u64,
+    last_generation: u64,
     /// What each of the last mutations replaced, newest last: undoing them gives the bucket as it stood.
     history: VecDeque<(String, String, Option<StoredObject>)>,
 }
@@ -135,6 +145,7 @@ impl Memory {
         let object = StoredObject {
             etag: hex(&md5(&data)),
             data,
+            generation: 0,
             modified: SystemTime::now(),
             metadata: Metadata::default(),
             content_type: None,
@@ -163,18 +174,27 @@ impl State {
         self.objects(bucket)?.get(key).ok_or_else(|| s3_error!(NoSuchKey))
     }
 
-    fn replace(&mut self, bucket: &str, key: &str, object: Option<StoredObject>) {
+    /// Puts or removes an object and gives the generation that it got.
+    fn replace(&mut self, bucket: &str, key: &str, object: Option<StoredObject>) -> u64 {
         let Some(objects) = self.buckets.get_mut(bucket) else {
-            return;
+            return 0;
         };
+        self.last_generation += 1;
         let before = match object {
-            Some(object) => objects.insert(key.to_owned(), object),
+            Some(object) => objects.insert(
+                key.to_owned(),
+                StoredObject {
+                    generation: self.last_generation,
+                    ..object
+                },
+            ),
             None => objects.remove(key),
         };
         self.history.push_back((bucket.to_owned(), key.to_owned(), before));
         if self.history.len() > HISTORY_MAX {
             self.history.pop_front();
         }
+        self.last_generation
     }
 
     /// The bucket's listing (key → etag, size, time) with the last `stale_by` mutations undone.
@@ -199,8 +219,12 @@ impl State {
         key: &str,
         if_match: Option<&ETagCondition>,
         if_none_match: Option<&ETagCondition>,
+        if_generation: Option<&IfGeneration>,
     ) -> S3Result<()> {
         let current = self.objects(bucket)?.get(key);
+        if if_generation.is_some_and(|wanted| wanted.0 != current.map_or(0, |object| object.generation)) {
+            return Err(s3_error!(PreconditionFailed));
+        }
         if let Some(condition) = if_none_match {
             match condition {
                 // S3 takes nothing but `*` here.
@@ -259,6 +283,7 @@ impl S3 for Memory {
 
     async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let trailers = req.trailing_headers;
+        let if_generation = req.extensions.get::<IfGeneration>().copied();
         let input = req.input;
         self.lock().objects(&input.bucket)?;
         let data = collect(input.body, input.content_length).await?;
@@ -277,6 +302,7 @@ impl S3 for Memory {
             etag: hex(&md5(&data)),
             data,
             modified: SystemTime::now(),
+            generation: 0,
             metadata: input.metadata.unwrap_or_default(),
             content_type: input.content_type,
             checksum: sent,
@@ -291,19 +317,22 @@ impl S3 for Memory {
             ..Default::default()
         };
         let mut state = self.lock();
+        let (if_match, if_none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
         state.check_write(
             &input.bucket,
             &input.key,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
+            if_match,
+            if_none_match,
+            if_generation.as_ref(),
         )?;
-        state.replace(&input.bucket, &input.key, Some(object));
-        Ok(S3Response::new(output))
+        let generation = state.replace(&input.bucket, &input.key, Some(object));
+        Ok(versioned(output, generation))
     }
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = req.input;
         let object = self.lock().object(&input.bucket, &input.key)?.clone();
+        let generation = object.generation;
         check_read(
             &object,
             input.if_match.as_ref(),
@@ -336,12 +365,13 @@ impl S3 for Memory {
             body: Some(StreamingBlob::from(s3s::Body::from(data))),
             ..Default::default()
         };
-        Ok(S3Response::new(output))
+        Ok(versioned(output, generation))
     }
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = req.input;
         let object = self.lock().object(&input.bucket, &input.key)?.clone();
+        let generation = object.generation;
         check_read(
             &object,
             input.if_match.as_ref(),
@@ -358,7 +388,7 @@ impl S3 for Memory {
             metadata: Some(object.metadata),
             ..Default::default()
         };
-        Ok(S3Response::new(output))
+        Ok(versioned(output, generation))
     }
 
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
@@ -366,7 +396,7 @@ impl S3 for Memory {
         let mut state = self.lock();
         let known = state.objects(&input.bucket)?.contains_key(&input.key);
         if known {
-            state.check_write(&input.bucket, &input.key, input.if_match.as_ref(), None)?;
+            state.check_write(&input.bucket, &input.key, input.if_match.as_ref(), None, None)?;
             state.replace(&input.bucket, &input.key, None);
         }
         Ok(S3Response::new(DeleteObjectOutput::default()))
@@ -399,9 +429,10 @@ impl S3 for Memory {
     }
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
+        let if_generation = req.extensions.get::<IfGeneration>().copied();
         let input = req.input;
         let mut state = self.lock();
-        state.objects(&input.bucket)?;
+        state.check_write(&input.bucket, &input.key, None, None, if_generation.as_ref())?;
         let mut object = source_object(&state, &input.copy_source)?;
         object.modified = SystemTime::now();
         let result = CopyObjectResult {
@@ -409,11 +440,12 @@ impl S3 for Memory {
             last_modified: Some(object.modified.into()),
             ..Default::default()
         };
-        state.replace(&input.bucket, &input.key, Some(object));
-        Ok(S3Response::new(CopyObjectOutput {
+        let generation = state.replace(&input.bucket, &input.key, Some(object));
+        let output = CopyObjectOutput {
             copy_object_result: Some(result),
             ..Default::default()
-        }))
+        };
+        Ok(versioned(output, generation))
     }
 
     async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
@@ -587,6 +619,7 @@ impl S3 for Memory {
         &self,
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let if_generation = req.extensions.get::<IfGeneration>().copied();
         let input = req.input;
         let mut state = self.lock();
         let listed = input
@@ -594,15 +627,17 @@ impl S3 for Memory {
             .and_then(|upload| upload.parts)
             .unwrap_or_default();
         let object = self.assemble(&state, &input.bucket, &input.key, &input.upload_id, &listed)?;
+        let (if_match, if_none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
         state.check_write(
             &input.bucket,
             &input.key,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
+            if_match,
+            if_none_match,
+            if_generation.as_ref(),
         )?;
         let e_tag = Some(ETag::Strong(object.etag.clone()));
         state.uploads.remove(&input.upload_id);
-        state.replace(&input.bucket, &input.key, Some(object));
+        let generation = state.replace(&input.bucket, &input.key, Some(object));
         let output = CompleteMultipartUploadOutput {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),
@@ -610,7 +645,7 @@ impl S3 for Memory {
             e_tag,
             ..Default::default()
         };
-        Ok(S3Response::new(output))
+        Ok(versioned(output, generation))
     }
 
     async fn abort_multipart_upload(
@@ -752,11 +787,18 @@ impl Memory {
             data: data.freeze(),
             etag: format!("{}-{}", hex(&md5(&sums)), listed.len()),
             modified: SystemTime::now(),
+            generation: 0,
             metadata: upload.metadata.clone(),
             content_type: upload.content_type.clone(),
             checksum: Checksum::default(),
         })
     }
+}
+
+fn versioned<T>(output: T, generation: u64) -> S3Response<T> {
+    let mut response = S3Response::new(output);
+    response.headers.insert(GENERATION, generation.into());
+    response
 }
 
 fn source_object(state: &State, source: &CopySource) -> S3Result<StoredObject> {

@@ -13,7 +13,7 @@ use object_store::{
     PutOptions, PutPayload, UpdateVersion,
 };
 use vivace_e2e::process::Scratch;
-use vivace_e2e::s3::{Rules, S3Options, S3Server};
+use vivace_e2e::s3::{Dialect, Rules, S3Options, S3Server};
 use vivace_e2e::skip::skipped;
 use vivace_e2e::stores::{Kind, Settings, start};
 
@@ -31,6 +31,17 @@ async fn our_own_server_conforms() {
     .await
     .unwrap();
     conforms("s3-server", Settings::of(&server).client().unwrap().as_ref(), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_server_conforms_in_googles_words() {
+    let server = S3Server::start(S3Options {
+        dialect: Dialect::Gcs,
+        ..S3Options::default()
+    })
+    .await
+    .unwrap();
+    conforms("gcs-dialect", Settings::of(&server).client().unwrap().as_ref(), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
