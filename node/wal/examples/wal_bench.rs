@@ -145,7 +145,7 @@ fn run_wal(dir: &Path, vfs: Arc<dyn Vfs>, load: Load, bytes: u64, recycled: bool
             )
             .unwrap();
             *index += 1;
-            if recycled && *index % 64 == 0 {
+            if recycled && index.is_multiple_of(64) {
                 let mark = Bytes::from_static(b"mark");
                 wal.purge_to(
                     GroupKey(group),

@@ -93,10 +93,13 @@ fn full_disk_refuses_and_recovers() {
         assert!(matches!(full, WalError::Full { disk_full: true, .. }), "{full}");
         assert_eq!(wal.admit(1).unwrap_err().kind(), ErrorKind::Full);
         assert_eq!(wal.usage().level, Level::ReservedOnly);
-        assert!(
-            index - admitted >= 15,
-            "what was admitted had a segment of room left: {admitted} of {index}"
-        );
+        if drive == Drive::Manual {
+            // (With threads the pool has to notice first, which takes longer than these segments take to fill.)
+            assert!(
+                index >= admitted + 15,
+                "what was admitted had a segment of room left: {admitted} of {index}"
+            );
+        }
 
         // Raft goes on: four whole segments are left for it.
         for vote in 0..1500 {
