@@ -17,6 +17,7 @@ mod watch;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use model::{LogIndex, NodeId};
@@ -58,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) wal: Wal,
     pub(crate) budget: Arc<Budget>,
     pub(crate) node_budget: Arc<Budget>,
+    /// Somebody asked for the end; without it, an end is a failure.
+    pub(crate) closing: AtomicBool,
 }
 
 /// A handle of one group whose machine is `M`.
@@ -99,10 +102,7 @@ impl<M: Machine> Submitted<M> {
     /// Errors: see [`Group::propose`]. It may wait for as long as there is no majority: set a deadline.
     pub async fn outcome(self) -> Result<(LogIndex, M::Response), ConsensusError> {
         let core = &self.group.core;
-        let written = self
-            .outcome
-            .await
-            .map_err(|_| ConsensusError::Closed { group: core.id })?;
+        let written = self.outcome.await.map_err(|_| core.stopped())?;
         let written = written.map_err(|error| core.write_error(error))?;
         let answer = written.data.0.and_then(|answer| answer.downcast::<M::Response>().ok());
         let response = answer.expect("a normal entry is answered by this group's machine");
@@ -344,6 +344,7 @@ impl<M: Machine> Group<M> {
 
 impl Core {
     pub(crate) async fn shutdown(&self) {
+        self.closing.store(true, Ordering::Release);
         if self.raft.shutdown().await.is_err() {
             tracing::warn!(group = %self.id, "the group's task ended badly");
         }
@@ -467,12 +468,13 @@ impl Core {
         }
     }
 
-    /// Why the group no longer runs.
+    /// Why the group no longer runs: it was told to stop, or it failed.
     fn stopped(&self) -> ConsensusError {
-        match self.raft.metrics().borrow_watched().running_state.clone() {
-            Err(fatal) if fatal != Fatal::Stopped => stopped_by(self.id, &self.log, fatal),
-            _ => ConsensusError::Closed { group: self.id },
+        if self.closing.load(Ordering::Acquire) {
+            return ConsensusError::Closed { group: self.id };
         }
+        let state = self.raft.metrics().borrow_watched().running_state.clone();
+        stopped_by(self.id, &self.log, state.err().unwrap_or(Fatal::Stopped))
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -178,6 +179,7 @@ impl Groups {
             wal: inner.wal.clone(),
             budget: Budget::new(inner.options.group_in_flight_bytes_max),
             node_budget: inner.budget.clone(),
+            closing: AtomicBool::new(false),
         });
         if core.knows_it_is_sole_voter().await? {
             core.elect().await?;

@@ -84,6 +84,7 @@ mod log_store;
 mod network;
 mod payload;
 mod raft;
+pub mod ring;
 mod snapshot;
 mod state_machine;
 

@@ -116,16 +116,18 @@ async fn a_forgotten_group_leaves_no_snapshot() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_log_keeps_its_group_closed() {
     let (node, group, _) = single().await;
-    for n in 0..50 {
-        propose(&group, &n.to_string()).await.unwrap();
+    for text in ["before", "needle in the log", "after"] {
+        propose(&group, text).await.unwrap();
     }
     let disk = node.stop().await;
-    let segment = disk.files().into_iter().find(|path| {
-        disk.contents(path)
-            .is_some_and(|bytes| bytes.windows(5).any(|window| window == [1, 1, 1, 0, 0]))
-    });
-    let segment = segment.expect("some segment holds entries");
-    disk.flip_bit(&segment, 8 * (4096 + 600));
+    let needle = b"needle in the log";
+    let position = |bytes: &[u8]| bytes.windows(needle.len()).position(|window| window == needle);
+    let mut found = disk
+        .files()
+        .into_iter()
+        .filter_map(|path| Some((position(&disk.contents(&path)?)?, path)));
+    let (byte, segment) = found.next().expect("the entry is in some segment");
+    disk.flip_bit(&segment, 8 * byte as u64);
     let node = Node::start(1, disk, &MemoryNetwork::new());
     let error = node
         .groups
