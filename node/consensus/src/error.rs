@@ -92,6 +92,9 @@ pub enum ConsensusError {
     /// A snapshot file could not be read or written.
     #[error("snapshot {path}")]
     Snapshot { path: PathBuf, source: io::Error },
+    /// Entries left the log for a snapshot that is not there any more.
+    #[error("group {group} was purged up to {purged}, its snapshot reaches only {snapshot}")]
+    SnapshotMissing { group: GroupId, purged: LogIndex, snapshot: LogIndex },
     /// Stored bytes are not what we wrote.
     #[error("group {group}: stored bytes do not decode")]
     Codec { group: GroupId, source: CodecError },
@@ -122,12 +125,13 @@ impl ConsensusError {
                 Kind::Unavailable
             }
             Self::Closed { .. } => Kind::Fenced,
-            Self::Codec { .. } | Self::LostPromise { .. } => Kind::Corrupt,
+            Self::Codec { .. } | Self::LostPromise { .. } | Self::SnapshotMissing { .. } => Kind::Corrupt,
             Self::Log { source, .. } => match source.kind() {
                 wal::ErrorKind::Corrupt => Kind::Corrupt,
                 // Also a full log: it was full for openraft, which then stops. `propose` refuses long before.
                 _ => Kind::Internal,
             },
+            Self::Snapshot { source, .. } if source.kind() == io::ErrorKind::InvalidData => Kind::Corrupt,
             Self::Snapshot { .. } | Self::Stopped { .. } => Kind::Internal,
         }
     }

@@ -24,7 +24,7 @@ use crate::group::{Core, GROUP_IN_FLIGHT_BYTES_MAX, Group, NODE_IN_FLIGHT_BYTES_
 use crate::log_store::{EntryCache, LogStore, group_key, group_of};
 use crate::network::{PeerError, PeerMessage, PeerNetwork, Peers, StreamLimits};
 use crate::payload::GroupId;
-use crate::raft::Timing;
+use crate::raft::{Timing, index_of};
 use crate::snapshot::SnapshotFile;
 use crate::state_machine::{Machine, StateMachine};
 
@@ -158,6 +158,11 @@ impl Groups {
         let cache = Arc::new(EntryCache::new(ENTRY_CACHE_BYTES_MAX));
         let log = LogStore::open(inner.wal.clone(), id, cache.clone())?;
         let file = Arc::new(SnapshotFile::open(inner.vfs.clone(), &inner.options.snapshot_dir, id)?);
+        let snapshot = index_of(file.current().and_then(|meta| meta.last_log_id).as_ref());
+        let purged = log.purged();
+        if snapshot < purged {
+            return Err(ConsensusError::SnapshotMissing { group: id, purged, snapshot });
+        }
         let machine = StateMachine::new(id, Box::new(machine), file, cache);
         let limits = StreamLimits {
             stall_max: inner.options.timing.election_max,

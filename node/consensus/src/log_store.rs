@@ -132,6 +132,11 @@ impl LogStore {
         Ok(entries)
     }
 
+    /// Up to where entries have left the log.
+    pub(crate) fn purged(&self) -> LogIndex {
+        LogIndex(self.shared.wal.state(self.shared.key).purged.map_or(0, |mark| mark.index))
+    }
+
     /// What went wrong, if the group was stopped by its log.
     pub(crate) fn failure(&self) -> Option<WalError> {
         self.shared.failure.lock().clone()

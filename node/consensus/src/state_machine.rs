@@ -370,10 +370,10 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
         if let Some((meta, state)) = self.next.take() {
             self.file.store(&meta, &state)?;
         }
-        let (meta, snapshot) = self
-            .file
-            .read()?
-            .ok_or_else(|| io::Error::other("the machine has nothing to keep yet"))?;
+        // Without any, the snapshot of the beginning: openraft asks for one when it opens a log that was purged. Ours was
+        // not, or `Groups::open` would have refused it.
+        let current = self.file.read()?;
+        let (meta, snapshot) = current.unwrap_or_else(|| (SnapshotMeta::default(), Bytes::new()));
         Ok(Snapshot { meta, snapshot })
     }
 }

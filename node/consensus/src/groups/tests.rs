@@ -6,7 +6,7 @@ use model::{Generation, LogIndex, ShardId};
 use wal::SimVfs;
 use wal::sim_vfs::Crash;
 
-use crate::harness::{Journal, JournalMachine, Node, SNAPSHOT_DIR, SOON, propose, single};
+use crate::harness::{Journal, JournalMachine, Node, SNAPSHOT_DIR, SOON, propose, single, until};
 use crate::{ConsensusError, GroupId, Kind, MemoryNetwork, Payload};
 
 /// A single-node restart once came back with nothing applied (openraft 1246): the committed log must be re-applied.
@@ -138,5 +138,22 @@ async fn a_damaged_log_keeps_its_group_closed() {
     node.groups.forget(GroupId::Ring).await.unwrap();
     let (group, _) = node.open().await;
     assert_eq!(group.status().last, LogIndex(0));
+    node.stop().await;
+}
+
+/// Entries that left the log for a snapshot are gone; without the snapshot the group must not pretend to be new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_snapshot_keeps_its_group_closed() {
+    let (node, group, _) = single().await;
+    let index = propose(&group, "a").await.unwrap();
+    group.snapshot_and_purge(index, SOON).await.unwrap();
+    until("purge", || group.status().purged == index).await;
+    let disk = node.stop().await;
+    let snapshot = disk.files().into_iter().find(|path| path.starts_with(SNAPSHOT_DIR)).unwrap();
+    wal::Vfs::remove(&disk, &snapshot).unwrap();
+    let node = Node::start(1, disk, &MemoryNetwork::new());
+    let error = node.groups.open(GroupId::Ring, JournalMachine(Journal::default())).await.unwrap_err();
+    assert!(matches!(error, ConsensusError::SnapshotMissing { .. }), "{error:?}");
+    assert_eq!(error.kind(), Kind::Corrupt);
     node.stop().await;
 }
