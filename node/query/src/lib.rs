@@ -42,6 +42,7 @@ mod lenient;
 mod lex;
 pub mod limits;
 mod matcher;
+pub mod metrics;
 mod parse;
 mod plan;
 mod predicate;

@@ -30,3 +30,11 @@ pub const QUANTILES_MAX: usize = 32;
 pub const TAG_NAMES_MAX: usize = 10_000;
 /// Most bytes of values collected for one field; Tempo's default for `max_bytes_per_tag_values_query`.
 pub const TAG_VALUES_BYTES_MAX: usize = 1_000_000;
+/// Most samples per series of a metrics query, as in Tempo.
+pub const INTERVALS_MAX: usize = 10_000;
+/// Most exemplars of a metrics query; Tempo's default for `max_exemplars`.
+pub const EXEMPLARS_MAX: usize = 100;
+/// Attributes with more distinct values than this are not compared by `compare()`; they are ids, not properties.
+pub const COMPARE_VALUES_MAX: usize = 1_000;
+/// Most samples of a metrics answer before second stages: 160 MB of doubles.
+pub const SAMPLES_MAX: usize = 20_000_000;

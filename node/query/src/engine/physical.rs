@@ -11,9 +11,10 @@ use crate::value::{SpanKind, Static, Status};
 pub(crate) type Physical<'c> = Rc<Vec<ColumnCow<'c>>>;
 
 /// What the numbers in a column mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// Themselves.
+    #[default]
     Plain,
     /// Nanoseconds, negative read as 0.
     Duration,

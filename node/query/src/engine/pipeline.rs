@@ -150,6 +150,12 @@ impl<'p, 'c> Run<'p, 'c> {
         Ok(self.runners[program].get_or_init(|| runner))
     }
 
+    /// The rows that the only filter of the plan keeps, in traces that stand whole in the chunk.
+    pub(crate) fn only_filter_rows(&self) -> Option<&RowSet> {
+        self.plan.only_filter()?;
+        self.seen.get()
+    }
+
     /// The spansets of one whole trace. Empty when it is not in the answer.
     pub(crate) fn trace(&self, ordinal: u32) -> Result<Vec<Spanset>> {
         self.join_steps.set(0);

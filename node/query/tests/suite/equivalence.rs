@@ -271,9 +271,7 @@ pub(crate) fn execute(query: &Query, request: SearchRequest, chunks: &[Vec<Span>
     assert_eq!(again, *query, "a peer plans the same query");
     let mut homes: BTreeMap<u8, BTreeSet<usize>> = BTreeMap::new();
     for (at, chunk) in chunks.iter().enumerate() {
-        chunk
-            .iter()
-            .for_each(|span| {
+        chunk.iter().for_each(|span| {
             homes.entry(span.trace).or_default().insert(at);
         });
     }

@@ -124,8 +124,8 @@ fn searches() {
             let finds = search_chunk(&plan, &chunk, &|_| false, None, &Budget::default()).unwrap();
             let mut top = TopTraces::new(20);
             finds.traces.into_iter().for_each(|found| {
-            top.push(found);
-        });
+                top.push(found);
+            });
             describe(&top.into_vec())
         });
         assert_eq!(arrival, preorder, "{text}");

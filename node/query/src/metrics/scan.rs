@@ -1,0 +1,423 @@
+//! One chunk's part of a metrics query.
+//!
+//! Spans are found as in a search, but neither sorted nor cut; then each is put into the interval of its start and the
+//! series of its group. Groups are small numbers until the end: dictionary ids where the field has a dictionary.
+
+use std::collections::{BTreeMap, HashMap};
+
+use model::column::{Rows, Values};
+use model::{SpanId, TraceId};
+
+use super::attributes::compare_rows;
+use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, MetricsPartial, Power, exemplar_hash, seconds};
+use super::sketch::Sketch;
+use super::{Leg, MetricsPlan};
+use crate::ast::Function;
+use crate::budget::{BATCH, Budget};
+use crate::engine::context::{Context, Ints};
+use crate::engine::filter::filter;
+use crate::engine::physical::{dict_value, value_at};
+use crate::engine::pipeline::Run;
+use crate::engine::read::{Group, Reader, Runner};
+use crate::engine::search::{Inspected, SplitCandidate};
+use crate::error::Result;
+use crate::field::{Field, Intrinsic, Name};
+use crate::rowset::RowSet;
+use crate::source::{Chunk, TimeRange};
+use crate::value::Static;
+
+/// What one chunk contributes to a metrics query.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChunkMetrics {
+    /// To be merged.
+    pub partial: MetricsPartial,
+    /// Traces to be loaded whole and asked again, as in a search. Empty unless the plan needs whole traces.
+    pub split: Vec<SplitCandidate>,
+    /// What was looked at.
+    pub inspected: Inspected,
+}
+
+/// Measures the spans of one chunk.
+///
+/// `is_split` says which traces are also elsewhere. If the plan needs whole traces they are not measured but named in
+/// [`ChunkMetrics::split`]; otherwise it is not asked.
+///
+/// Errors: as [`crate::search_chunk`].
+pub fn metrics_chunk(
+    plan: &MetricsPlan,
+    chunk: &dyn Chunk,
+    is_split: &dyn Fn(&TraceId) -> bool,
+    budget: &Budget,
+) -> Result<ChunkMetrics> {
+    let mut found = ChunkMetrics {
+        partial: MetricsPartial::new(plan),
+        ..ChunkMetrics::default()
+    };
+    let ctx = Context::new(chunk, budget);
+    if ctx.rows == 0 {
+        return Ok(found);
+    }
+    found.inspected.spans = ctx.rows as u64;
+    // One answer must come from one look at a trace: if any pipeline joins it, all do.
+    let needs_whole = plan.needs_whole_trace();
+    let in_time = rows_in_time(&ctx, plan)?;
+    let mut split: BTreeMap<TraceId, u64> = BTreeMap::new();
+    for (leg, partial) in plan.legs.iter().zip(&mut found.partial.legs) {
+        let mut rows = match leg.spans.only_filter() {
+            Some(predicate) if !needs_whole => filter(&ctx, predicate, &in_time)?,
+            _ => {
+                let run = Run::new(&ctx, &leg.spans);
+                let none = |_: &TraceId| false;
+                let candidates = run.candidates(if needs_whole { is_split } else { &none })?;
+                for ordinal in candidates.split {
+                    split.insert(ctx.trace_id(ordinal)?, ctx.summary(ordinal)?.start_unix_nanos);
+                }
+                match run.only_filter_rows() {
+                    Some(rows) => rows.clone(),
+                    None => rows_of_traces(&ctx, &run, candidates.whole, &in_time)?,
+                }
+            }
+        };
+        rows.keep_common(&in_time);
+        if !rows.is_empty() {
+            measure(&ctx, plan, leg, &rows, partial)?;
+        }
+    }
+    budget.spend_bytes(found.partial.held_bytes())?;
+    found.split = split
+        .into_iter()
+        .map(|(trace_id, start_unix_nanos)| SplitCandidate {
+            trace_id,
+            start_unix_nanos,
+        })
+        .collect();
+    Ok(found)
+}
+
+fn rows_in_time(ctx: &Context<'_>, plan: &MetricsPlan) -> Result<RowSet> {
+    let window = plan.intervals.window();
+    let range = ctx.chunk.time_range();
+    if window.covers(&range) {
+        return Ok(RowSet::full(ctx.rows));
+    }
+    if !window.overlaps(&range) {
+        return Ok(RowSet::empty(ctx.rows));
+    }
+    let starts = ctx.starts()?;
+    let TimeRange {
+        start_unix_nanos,
+        end_unix_nanos,
+    } = window;
+    Ok(RowSet::from_values(starts.values(), |start| {
+        let start = start.cast_unsigned();
+        start_unix_nanos <= start && start <= end_unix_nanos
+    }))
+}
+
+/// All spans of all spansets of the given traces.
+fn rows_of_traces(ctx: &Context<'_>, run: &Run<'_, '_>, ordinals: Vec<u32>, in_time: &RowSet) -> Result<RowSet> {
+    let mut rows = RowSet::empty(ctx.rows);
+    for ordinal in ordinals {
+        ctx.budget.check()?;
+        let trace = ctx.run(ordinal)?;
+        if !trace.iter().any(|row| in_time.contains(row)) {
+            continue;
+        }
+        for set in run.trace(ordinal)? {
+            set.positions.iter().for_each(|at| rows.insert(trace.row(*at)));
+        }
+    }
+    Ok(rows)
+}
+
+/// How the measured value is read.
+enum Measure<'p, 'c> {
+    /// Nothing is measured, spans are counted.
+    Nothing,
+    Duration(Ints<'c>),
+    Field(Runner<'p, 'c>),
+}
+
+fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, partial: &mut LegPartial) -> Result<()> {
+    let starts = ctx.starts()?;
+    if let (Function::Compare { window_unix_nanos, .. }, Some(selection)) = (&leg.first.function, &leg.selection) {
+        let mut selected = filter(ctx, selection, rows)?;
+        if let Some((from, to)) = window_unix_nanos {
+            selected.keep_common(&RowSet::from_values(starts.values(), |start| {
+                *from <= start && start <= *to
+            }));
+        }
+        partial.comparison = compare_rows(ctx, rows, &selected, &plan.intervals)?;
+        return Ok(());
+    }
+    let source = match &leg.measured {
+        None => Measure::Nothing,
+        Some(program) => match program.fields.first() {
+            Some(Field {
+                of_parent: false,
+                name: Name::Intrinsic(Intrinsic::Duration, _),
+            }) => Measure::Duration(ctx.durations()?),
+            _ => Measure::Field(Runner::new(ctx, program)?),
+        },
+    };
+    let (groups, keys) = group_rows(ctx, &leg.first.by, rows)?;
+    let mut buckets: HashMap<(u32, u32), Bucket> = HashMap::new();
+    let mut exemplars: HashMap<(u32, u32), (u64, u32, Option<f64>)> = HashMap::new();
+    // Runs of rows often fall into one bucket (a trace, a service), so the last one is tried first.
+    let mut counted: HashMap<(u32, u32), u64> = HashMap::new();
+    let mut run: ((u32, u32), u64) = ((u32::MAX, u32::MAX), 0);
+    for (i, row) in rows.iter().enumerate() {
+        if i % BATCH == 0 {
+            ctx.budget.check()?;
+        }
+        let start = starts.get(row).cast_unsigned();
+        let Some(index) = plan.intervals.index(start) else {
+            continue;
+        };
+        let place = (groups.of(row), index);
+        let mut shown = None;
+        match &source {
+            Measure::Nothing => {
+                if run.0 != place {
+                    *counted.entry(run.0).or_default() += run.1;
+                    run = (place, 0);
+                }
+                run.1 += 1;
+            }
+            Measure::Duration(durations) => {
+                let value = Static::Duration(durations.get(row).max(0));
+                add(buckets.entry(place).or_default(), &leg.first.function, &value);
+                shown = seconds(&value);
+            }
+            Measure::Field(runner) => {
+                let cell = runner.run(ctx, row)?;
+                let numbers: Vec<&Static> = cell.items().iter().filter(|item| seconds(item).is_some()).collect();
+                if numbers.is_empty() {
+                    continue;
+                }
+                let bucket = buckets.entry(place).or_default();
+                numbers.iter().for_each(|value| add(bucket, &leg.first.function, value));
+                shown = numbers.first().and_then(|value| seconds(value));
+            }
+        }
+        if plan.exemplars > 0 {
+            offer(ctx, &mut exemplars, place, row, start, shown)?;
+        }
+    }
+    *counted.entry(run.0).or_default() += run.1;
+    for (place, count) in counted.into_iter().filter(|(_, count)| *count > 0) {
+        buckets.entry(place).or_default().count += count;
+    }
+    for (place, (hash, row, value)) in exemplars {
+        let bucket = buckets.entry(place).or_default();
+        let ordinal = ctx.traces()?.ordinals[row as usize];
+        bucket.offer(Exemplar {
+            hash,
+            trace_id: ctx.trace_id(ordinal)?,
+            span_id: SpanId(ctx.span_id(row)?),
+            unix_nanos: starts.get(row).cast_unsigned(),
+            value,
+        });
+    }
+    let series_max = ctx.budget.limits().series_max;
+    let mut by_group: BTreeMap<u32, BTreeMap<u32, Bucket>> = BTreeMap::new();
+    for ((group, index), bucket) in buckets {
+        by_group.entry(group).or_default().insert(index, bucket);
+    }
+    for (group, buckets) in by_group {
+        if let Some(mine) = partial.group(keys[group as usize].clone(), series_max) {
+            mine.extend(buckets);
+        }
+    }
+    Ok(())
+}
+
+fn add(bucket: &mut Bucket, function: &Function, value: &Static) {
+    bucket.measure(value);
+    match function {
+        Function::QuantileOverTime(..) => {
+            if let Some(number) = seconds(value) {
+                bucket
+                    .sketch
+                    .get_or_insert_with(|| Box::new(Sketch::default()))
+                    .add(number);
+            }
+        }
+        Function::HistogramOverTime(_) => {
+            if let Some(power) = Power::of(value) {
+                *bucket.powers.entry(power).or_default() += 1;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Keeps the span with the smallest hash; ids are only read of those that stay.
+fn offer(
+    ctx: &Context<'_>,
+    kept: &mut HashMap<(u32, u32), (u64, u32, Option<f64>)>,
+    place: (u32, u32),
+    row: u32,
+    start: u64,
+    value: Option<f64>,
+) -> Result<()> {
+    let ordinal = ctx.traces()?.ordinals[row as usize];
+    let hash = exemplar_hash(ctx.trace_id(ordinal)?, SpanId(start.to_be_bytes()));
+    let better = match kept.get(&place) {
+        None => true,
+        Some((known, _, _)) if hash != *known => hash < *known,
+        // Spans of one trace that start together: the smaller id.
+        Some((_, other, _)) => ctx.span_id(row)? < ctx.span_id(*other)?,
+    };
+    if better {
+        kept.insert(place, (hash, row, value));
+    }
+    Ok(())
+}
+
+/// Stands for "no value".
+const NIL: u32 = 0;
+
+/// Group numbers of rows.
+enum Groups {
+    /// All rows are in the one group.
+    One,
+    /// By row; rows that were not asked for have any number.
+    Many(Vec<u32>),
+}
+
+impl Groups {
+    #[inline]
+    fn of(&self, row: u32) -> u32 {
+        match self {
+            Groups::One => 0,
+            Groups::Many(groups) => groups[row as usize],
+        }
+    }
+}
+
+/// The group of each row, and the key of each group.
+fn group_rows(ctx: &Context<'_>, by: &[Field], rows: &RowSet) -> Result<(Groups, Vec<GroupKey>)> {
+    let Some((first, more)) = by.split_first() else {
+        return Ok((Groups::One, vec![GroupKey(Vec::new())]));
+    };
+    let (mut groups, values) = code_rows(ctx, first, rows)?;
+    let mut keys: Vec<GroupKey> = values.into_iter().map(|value| GroupKey(vec![value])).collect();
+    for field in more {
+        let (codes, values) = code_rows(ctx, field, rows)?;
+        let mut pairs: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut combined: Vec<GroupKey> = Vec::new();
+        for row in rows.iter() {
+            let pair = (groups[row as usize], codes[row as usize]);
+            let group = *pairs.entry(pair).or_insert_with(|| {
+                let mut key = keys[pair.0 as usize].clone();
+                key.0.push(values[pair.1 as usize].clone());
+                combined.push(key);
+                combined.len() as u32 - 1
+            });
+            groups[row as usize] = group;
+        }
+        keys = combined;
+    }
+    Ok((Groups::Many(groups), keys))
+}
+
+/// Numbers the values of a field: by row its value's number, and the values by number. Number 0 is nil.
+fn code_rows(ctx: &Context<'_>, field: &Field, rows: &RowSet) -> Result<(Vec<u32>, Vec<Static>)> {
+    let reader = Reader::new(ctx, field, None)?;
+    let mut coder = Coder {
+        codes: BTreeMap::new(),
+        values: vec![Static::Nil],
+    };
+    if let Reader::Columns { groups, missing } = &reader
+        && groups.iter().all(is_simple)
+    {
+        let mut codes = vec![NIL; ctx.rows];
+        for group in groups {
+            code_group(ctx, group, &mut codes, &mut coder)?;
+        }
+        if *missing != Static::Nil {
+            let code = coder.code(missing.clone());
+            codes.iter_mut().filter(|c| **c == NIL).for_each(|c| *c = code);
+        }
+        return Ok((codes, coder.values));
+    }
+    let mut codes = vec![NIL; ctx.rows];
+    for (i, row) in rows.iter().enumerate() {
+        if i % BATCH == 0 {
+            ctx.budget.check()?;
+        }
+        codes[row as usize] = coder.code(reader.read(ctx, row)?.value);
+    }
+    Ok((codes, coder.values))
+}
+
+struct Coder {
+    codes: BTreeMap<GroupKey, u32>,
+    values: Vec<Static>,
+}
+
+impl Coder {
+    fn code(&mut self, value: Static) -> u32 {
+        if value == Static::Nil {
+            return NIL;
+        }
+        let values = &mut self.values;
+        *self.codes.entry(GroupKey(vec![value.clone()])).or_insert_with(|| {
+            values.push(value);
+            values.len() as u32 - 1
+        })
+    }
+}
+
+/// Whether each row has at most one value, as far as the columns themselves show.
+fn is_simple(group: &Group<'_>) -> bool {
+    group.columns.iter().all(|column| {
+        let view = column.view();
+        let single = match view.rows {
+            Rows::All => true,
+            Rows::Sparse(rows) => rows.windows(2).all(|pair| pair[0] != pair[1]),
+        };
+        single && !matches!(view.values, Values::Raw { .. })
+    })
+}
+
+/// Fills in the codes of rows that have none yet.
+fn code_group(ctx: &Context<'_>, group: &Group<'_>, codes: &mut [u32], coder: &mut Coder) -> Result<()> {
+    for column in group.columns.iter() {
+        let view = column.view();
+        let mut by_id: Vec<Option<u32>> = match view.values {
+            Values::Dict { dict, .. } => vec![None; dict.len()],
+            _ => Vec::new(),
+        };
+        let mut by_int: HashMap<i64, u32> = HashMap::new();
+        for at in 0..view.values.len() {
+            if at % BATCH == 0 {
+                ctx.budget.check()?;
+            }
+            let row = match view.rows {
+                Rows::All => at,
+                Rows::Sparse(rows) => rows[at] as usize,
+            };
+            if codes[row] != NIL {
+                continue;
+            }
+            codes[row] = match view.values {
+                Values::Dict { ids, dict } => match by_id.get_mut(ids[at] as usize) {
+                    None => NIL,
+                    Some(Some(code)) => *code,
+                    Some(slot) => {
+                        let code = coder.code(dict_value(&dict, ids[at] as usize, group.meaning));
+                        *slot = Some(code);
+                        code
+                    }
+                },
+                Values::Int(values) => *by_int
+                    .entry(values[at])
+                    .or_insert_with(|| coder.code(group.meaning.of_int(values[at]))),
+                values => coder.code(value_at(&values, at, group.meaning)),
+            };
+        }
+    }
+    Ok(())
+}
