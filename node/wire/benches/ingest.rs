@@ -1,4 +1,4 @@
-//! What one span costs on the way in: `cargo bench -p vivace-wire`. Prints nanoseconds per span, best of several runs.
+//! What one span costs on the way in: `cargo bench -p vivace-wire [-- scan]`. Prints nanoseconds per span, best of several runs.
 
 #[allow(clippy::unwrap_used, reason = "a benchmark may stop at the first surprise")]
 mod synthetic;
@@ -62,7 +62,14 @@ fn main() {
     );
 }
 
+/// Runs what the first argument names, or everything.
 fn measure<T>(name: &str, mut work: impl FnMut() -> T) {
+    if std::env::args()
+        .skip(1)
+        .any(|wanted| !wanted.starts_with('-') && wanted != name)
+    {
+        return;
+    }
     let mut best = f64::MAX;
     for _ in 0..RUNS {
         let start = Instant::now();

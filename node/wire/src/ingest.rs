@@ -74,6 +74,27 @@ pub struct Routed {
 /// Blocking CPU work of about 0.3 µs per span: callers run it on their CPU pool.
 ///
 /// Errors: [`Error::Otlp`] when anything in the body is malformed; then none of it was accepted.
+///
+/// ```
+/// use model::{ShardId, TenantId};
+/// use wire::frame::BatchHash;
+/// use wire::ingest::{IngestLimits, scan};
+///
+/// let tenant = TenantId::single();
+/// let body = wire::json::export_request(
+///     br#"{"resourceSpans":[{"scopeSpans":[{"spans":[
+///         {"traceId":"0af7651916cd43dd8448eb211c80319c","spanId":"b7ad6b7169203331","name":"kept"},
+///         {"traceId":"0af7651916cd43dd8448eb211c80319c","spanId":"00","name":"rejected"}]}]}]}"#,
+/// )?;
+/// let limits = IngestLimits::default();
+/// let scan = scan(&body, &limits, |trace| ShardId::of(tenant.placement_hash(trace), 16))?;
+/// let (rejected, why) = scan.outcome().partial_success(&limits).expect("one span has no id");
+/// assert_eq!((rejected, scan.span_count()), (1, 1));
+/// assert_eq!(why, "rejected 1 of 2 spans, first: span id is not 8 bytes of which one is not zero");
+/// let routed = scan.into_sub_batches(&tenant, BatchHash::of_request(&tenant, &body));
+/// assert_eq!(routed[0].sub_batch.header().span_count, 1);
+/// # Ok::<(), wire::Error>(())
+/// ```
 pub fn scan<'a>(
     body: &'a [u8],
     limits: &IngestLimits,
@@ -102,6 +123,10 @@ pub fn scan<'a>(
     scan.runs.sort_by_key(|run| (run.shard, run.part, run.trace_id));
     Ok(scan)
 }
+
+/// Different resources, and equally scopes, in one request. Real requests have tens; without a bound a request of tiny ones
+/// would grow tenfold in memory.
+const DISTINCT_MAX: usize = 1 << 17;
 
 /// Spans are seldom smaller; a body of smaller ones makes the vector grow.
 const ROW_BODY_BYTES_GUESS: usize = 256;
@@ -148,6 +173,9 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         }
         check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
         let raw = message.unwrap_or_default();
+        if self.known_resources.len() == DISTINCT_MAX {
+            return Err((raw, Malformed::TooMany));
+        }
         let excess = self.checker.resource(raw).map_err(|e| (raw, e))?;
         let shared = self.shared(message, schema_url, excess, rewrite::resource)?;
         let shared = shared.map(|message| self.scan.resources.push(message, schema_url));
@@ -161,6 +189,9 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         }
         check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
         let raw = message.unwrap_or_default();
+        if self.known_scopes.len() == DISTINCT_MAX {
+            return Err((raw, Malformed::TooMany));
+        }
         let excess = self.checker.scope(raw).map_err(|e| (raw, e))?;
         let shared = self.shared(message, schema_url, excess, rewrite::scope)?;
         let shared = shared.map(|message| self.scan.scopes.push(message, schema_url));

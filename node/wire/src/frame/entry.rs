@@ -125,7 +125,12 @@ impl Entry {
         let length: usize = self.headers.iter().map(|header| header.body_bytes as usize).sum();
         let mut bodies = Vec::with_capacity(length);
         let stream = zstd::stream::read::Decoder::with_buffer(&self.payload[..]);
-        let mut bounded = stream.map_err(|_| FrameReason::Payload)?.take(length as u64 + 1);
+        let mut stream = stream.map_err(|_| FrameReason::Payload)?;
+        // No window larger than the largest body: the frame, which may be damaged, says how much to allocate.
+        stream
+            .window_log_max(ENTRY_BODY_BYTES_MAX.ilog2())
+            .map_err(|_| FrameReason::Payload)?;
+        let mut bounded = stream.take(length as u64 + 1);
         bounded.read_to_end(&mut bodies).map_err(|_| FrameReason::Payload)?;
         if bodies.len() != length {
             return Err(FrameReason::Payload.into());

@@ -563,6 +563,29 @@ fn nesting_and_the_number_of_values_are_limited() {
 }
 
 #[test]
+fn different_resources_are_limited() {
+    for (count, accepted) in [
+        (DISTINCT_MAX - 1, true),
+        (DISTINCT_MAX, true),
+        (DISTINCT_MAX + 1, false),
+    ] {
+        let mut body = Vec::new();
+        for number in 0..count {
+            let mut resource = Vec::new();
+            model::proto::write_varint_field(&mut resource, 2, number as u64);
+            let mut group = Vec::new();
+            model::proto::write_bytes(&mut group, 1, &resource);
+            model::proto::write_bytes(&mut body, 1, &group);
+        }
+        assert_eq!(
+            scan(&body, &IngestLimits::default(), one_shard).is_ok(),
+            accepted,
+            "{count}"
+        );
+    }
+}
+
+#[test]
 fn text_that_is_not_utf8_refuses_the_request_wherever_it_is() {
     let marker = "MARK";
     let attribute = || vec![pair("k", text(marker))];
