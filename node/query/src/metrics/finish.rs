@@ -262,7 +262,7 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
         match &leg.first.function {
             Function::QuantileOverTime(_, quantiles) => {
                 for (i, q) in quantiles.iter().enumerate() {
-                    let value = |bucket: &Bucket| bucket.sketch.as_ref().and_then(|s| s.quantile(*q)).unwrap_or(0.0);
+                    let value = |bucket: &Bucket| quantile(bucket, *q).unwrap_or(0.0);
                     let values = line(&value, 0.0);
                     let mut labels = labels.clone();
                     labels.push(("p".to_owned(), Static::Float(*q)));
@@ -347,6 +347,12 @@ fn fill(points: usize, empty: f64, buckets: &BTreeMap<u32, Bucket>, value: &dyn 
         }
     }
     values
+}
+
+/// The quantile, never outside what was seen: so a single value, the smallest and the largest are exact.
+fn quantile(bucket: &Bucket, q: f64) -> Option<f64> {
+    let value = bucket.sketch.as_ref()?.quantile(q)?;
+    Some(value.max(bucket.min?).min(bucket.max?))
 }
 
 fn nearest_quantile(

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use model::column::{Rows, Values};
-use model::{SpanId, TraceId};
+use model::column::{DictView, Rows, Values};
+use model::{SpanId, TraceId, Value};
 
 use super::attributes::compare_rows;
 use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, MetricsPartial, Power, exemplar_hash, seconds};
@@ -330,7 +330,7 @@ fn code_rows(ctx: &Context<'_>, field: &Field, rows: &RowSet) -> Result<(Vec<u32
         values: vec![Static::Nil],
     };
     if let Reader::Columns { groups, missing } = &reader
-        && groups.iter().all(is_simple)
+        && groups.iter().all(|group| is_simple(ctx.rows, group))
     {
         let mut codes = vec![NIL; ctx.rows];
         for group in groups {
@@ -371,14 +371,30 @@ impl Coder {
 }
 
 /// Whether each row has at most one value, as far as the columns themselves show.
-fn is_simple(group: &Group<'_>) -> bool {
+fn is_simple(rows: usize, group: &Group<'_>) -> bool {
+    let mut taken = RowSet::empty(rows);
+    let several = group.columns.len() > 1;
     group.columns.iter().all(|column| {
         let view = column.view();
         let single = match view.rows {
-            Rows::All => true,
-            Rows::Sparse(rows) => rows.windows(2).all(|pair| pair[0] != pair[1]),
+            Rows::All => !several,
+            Rows::Sparse(at_rows) => {
+                let repeats = at_rows.windows(2).any(|pair| pair[0] == pair[1]);
+                // A span may carry one key twice, with values of two types.
+                let shared = several && at_rows.iter().any(|row| taken.contains(*row));
+                at_rows.iter().for_each(|row| taken.insert(*row));
+                !repeats && !shared
+            }
         };
-        single && !matches!(view.values, Values::Raw { .. })
+        let lists = match view.values {
+            Values::Raw { .. } => true,
+            Values::Dict {
+                dict: DictView::Values(values),
+                ..
+            } => values.iter().any(|value| matches!(value, Some(Value::Array(_)))),
+            _ => false,
+        };
+        single && !lists
     })
 }
 

@@ -98,7 +98,7 @@ fn any_span() -> impl Strategy<Value = Span> {
 }
 
 /// Up to 24 spans in up to four traces, with roots, orphans, cycles and the odd double root. Ids differ within a trace.
-fn any_spans() -> impl Strategy<Value = Vec<Span>> {
+pub(crate) fn any_spans() -> impl Strategy<Value = Vec<Span>> {
     proptest::collection::vec(any_span(), 1..24).prop_map(|mut spans| {
         let mut next: BTreeMap<u8, u8> = BTreeMap::new();
         for span in &mut spans {
@@ -196,7 +196,7 @@ fn any_term() -> impl Strategy<Value = String> {
     ]
 }
 
-fn any_filter() -> impl Strategy<Value = String> {
+pub(crate) fn any_filter() -> impl Strategy<Value = String> {
     let term = any_term();
     let negated = (any::<bool>(), term).prop_map(|(not, term)| if not { format!("!({term})") } else { term });
     let joined = negated.prop_recursive(2, 4, 2, |inner| {
@@ -233,7 +233,7 @@ fn any_scalar_filter() -> impl Strategy<Value = String> {
     (aggregate, plus, op, rhs).prop_map(|(a, plus, op, rhs)| format!("{a} {} {op} {rhs}", plus.unwrap_or_default()))
 }
 
-fn any_query() -> impl Strategy<Value = String> {
+pub(crate) fn any_query() -> impl Strategy<Value = String> {
     let spanset = any_filter().prop_recursive(2, 3, 2, |inner| {
         let op = crate::language::any_spanset_op().prop_map(|op| op.symbol());
         prop_oneof![
@@ -324,6 +324,14 @@ pub(crate) fn execute(query: &Query, request: SearchRequest, chunks: &[Vec<Span>
     top.into_vec()
 }
 
+/// Cuts spans into chunks at the given places.
+pub(crate) fn cut(spans: &[Span], cuts: &[prop::sample::Index]) -> Vec<Vec<Span>> {
+    let mut bounds: Vec<usize> = cuts.iter().map(|cut| cut.index(spans.len() + 1)).collect();
+    bounds.extend([0, spans.len()]);
+    bounds.sort_unstable();
+    bounds.windows(2).map(|pair| spans[pair[0]..pair[1]].to_vec()).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
@@ -347,10 +355,7 @@ proptest! {
             return Ok(());
         };
         let request = SearchRequest { window, limit, spans_per_spanset };
-        let mut bounds: Vec<usize> = cuts.iter().map(|cut| cut.index(spans.len() + 1)).collect();
-        bounds.extend([0, spans.len()]);
-        bounds.sort_unstable();
-        let chunks: Vec<Vec<Span>> = bounds.windows(2).map(|pair| spans[pair[0]..pair[1]].to_vec()).collect();
+        let chunks = cut(&spans, &cuts);
         let expected = naive::search(&query, &request, &spans);
         prop_assert_eq!(execute(&query, request, &chunks), expected, "{}", text);
     }

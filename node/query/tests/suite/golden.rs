@@ -13,7 +13,7 @@ use crate::chunk::MemoryChunk;
 use crate::spans::read_spans;
 
 /// Runs every case of a file through `answer` and compares. The part before a line of `====` is handed to every case.
-fn check_file(name: &str, answer: impl Fn(&str, &str) -> String) {
+pub(crate) fn check_file(name: &str, answer: impl Fn(&str, &str) -> String) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let (preamble, cases) = text.split_once("\n====\n").unwrap_or(("", &text));

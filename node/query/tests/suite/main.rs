@@ -7,5 +7,6 @@ mod chunk;
 mod equivalence;
 mod golden;
 mod language;
+mod measured;
 mod naive;
 mod spans;

@@ -559,7 +559,7 @@ fn plain(value: &Value) -> Vec<Static> {
     }
 }
 
-fn list(mut values: Vec<Static>) -> Static {
+pub(crate) fn list(mut values: Vec<Static>) -> Static {
     match values.len() {
         0 => Static::Nil,
         1 => values.remove(0),

@@ -1,0 +1,383 @@
+//! Metrics: golden files, and the engine over any cut against a naive count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+use query::ast::{Body, Function, MetricsExpr, Query};
+use query::budget::Budget;
+use query::metrics::{Intervals, MetricsPartial, MetricsPlan, MetricsRequest, Series, SeriesSet, metrics_chunk};
+use query::value::Static;
+use query::{Error, limits};
+
+use crate::chunk::MemoryChunk;
+use crate::golden::check_file;
+use crate::spans::{Span, read_spans, trace_id};
+use crate::{equivalence, naive};
+
+/// What the executor does, over chunks in memory.
+fn execute(query: &Query, request: MetricsRequest, chunks: &[Vec<Span>]) -> SeriesSet {
+    let plan = MetricsPlan::new(query, request).unwrap();
+    let mut homes: BTreeMap<u8, BTreeSet<usize>> = BTreeMap::new();
+    for (at, chunk) in chunks.iter().enumerate() {
+        for span in chunk {
+            homes.entry(span.trace).or_default().insert(at);
+        }
+    }
+    let split: BTreeSet<_> = homes
+        .iter()
+        .filter(|(_, at)| at.len() > 1)
+        .map(|(trace, _)| trace_id(*trace))
+        .collect();
+    let budget = Budget::default();
+    let mut partial = MetricsPartial::new(&plan);
+    let mut joins = BTreeSet::new();
+    for (at, spans) in chunks.iter().enumerate() {
+        let make = if at % 2 == 0 {
+            MemoryChunk::preorder
+        } else {
+            MemoryChunk::arrival
+        };
+        let chunk = make(spans.clone());
+        let has_split = spans.iter().any(|span| split.contains(&trace_id(span.trace)));
+        if plan.may_match(&chunk, has_split) {
+            let found = metrics_chunk(&plan, &chunk, &|id| split.contains(id), &budget).unwrap();
+            assert!(plan.needs_whole_trace() || found.split.is_empty());
+            partial.merge(found.partial, usize::MAX);
+            joins.extend(found.split.iter().map(|candidate| candidate.trace_id));
+        }
+    }
+    for id in joins {
+        let whole = chunks
+            .iter()
+            .flatten()
+            .filter(|span| trace_id(span.trace) == id)
+            .cloned()
+            .collect();
+        let found = metrics_chunk(&plan, &MemoryChunk::arrival(whole), &|_| false, &budget).unwrap();
+        partial.merge(found.partial, usize::MAX);
+    }
+    partial.finish(&plan).unwrap()
+}
+
+fn describe(series: &[Series]) -> String {
+    let mut out = String::new();
+    for one in series {
+        let labels: Vec<String> = one.labels.iter().map(|(k, v)| format!("{k}={}", v.display())).collect();
+        let _ = write!(out, "{{{}}}", labels.join(", "));
+        for (at, value) in &one.samples {
+            let _ = write!(out, " {at}:{value}");
+        }
+        for exemplar in &one.exemplars {
+            let _ = write!(
+                out,
+                " #{}@{}={}",
+                exemplar.trace_id.0[15], exemplar.unix_nanos, exemplar.value
+            );
+        }
+        out.push('\n');
+    }
+    if out.is_empty() { "nothing".to_owned() } else { out }
+}
+
+#[test]
+fn metrics() {
+    check_file("metrics.txt", |data, text| {
+        let query = match query::parse(text) {
+            Ok(query) => query,
+            Err(error) => return error.to_string(),
+        };
+        let (intervals, exemplars) = match query.hints.iter().find(|hint| hint.key == "instant") {
+            Some(_) => (Intervals::instant(900, 3100).unwrap(), 0),
+            None => (Intervals::range(1000, 3000, 1000).unwrap(), 0),
+        };
+        match MetricsPlan::new(&query, MetricsRequest { intervals, exemplars }) {
+            Ok(_) => {}
+            Err(error) => return error.to_string(),
+        }
+        let request = MetricsRequest { intervals, exemplars };
+        describe(&execute(&query, request, &[read_spans(data)]).series)
+    });
+}
+
+#[test]
+fn intervals_are_right_closed_and_aligned() {
+    let range = Intervals::range(25, 41, 10).unwrap();
+    let stamps: Vec<u64> = (0..range.count()).map(|i| range.timestamp_unix_nanos(i)).collect();
+    assert_eq!(stamps, [20, 30, 40, 50]);
+    let index = |t| range.index(t);
+    assert_eq!(
+        [index(10), index(11), index(20), index(21), index(30)],
+        [None, Some(0), Some(0), Some(1), Some(1)]
+    );
+    assert_eq!([index(50), index(51)], [Some(3), None]);
+    assert_eq!(range.window().start_unix_nanos..=range.window().end_unix_nanos, 11..=50);
+    let instant = Intervals::instant(25, 41).unwrap();
+    assert_eq!(
+        [24, 25, 41, 42].map(|t| instant.index(t)),
+        [None, Some(0), Some(0), None]
+    );
+    assert_eq!(instant.timestamp_unix_nanos(0), 41);
+}
+
+#[test]
+fn the_number_of_intervals_is_bounded() {
+    let of = |count: u64| Intervals::range(0, count - 1, 1);
+    assert!(of(limits::INTERVALS_MAX as u64).is_ok());
+    assert!(matches!(
+        of(limits::INTERVALS_MAX as u64 + 1),
+        Err(Error::Parameter { parameter: "step", .. })
+    ));
+    assert!(Intervals::range(5, 5, 1).is_err());
+    assert!(Intervals::range(5, 6, 0).is_err());
+    assert!(Intervals::range(0, u64::MAX, u64::MAX).is_ok());
+}
+
+#[test]
+fn a_step_is_chosen_by_the_length_of_the_range() {
+    const S: u64 = 1_000_000_000;
+    let auto = |seconds: u64| Intervals::auto_step_nanos(S, S + seconds * S);
+    assert_eq!([auto(1), auto(30)], [50_000_000, 100_000_000]);
+    assert_eq!(
+        [auto(60), auto(3600), auto(6 * 3600)],
+        [S, 15 * S, 60 * S + 30 * S - 30 * S]
+    );
+    assert_eq!(
+        [auto(86_400), auto(7 * 86_400), auto(240 * 3600)],
+        [300 * S, 2400 * S, 3600 * S]
+    );
+}
+
+#[test]
+fn too_many_series_leave_the_smallest_labels_in_any_order() {
+    let query = query::parse("{ } | count_over_time() by(span.n)").unwrap();
+    let intervals = Intervals::range(1000, 2000, 1000).unwrap();
+    let plan = MetricsPlan::new(
+        &query,
+        MetricsRequest {
+            intervals,
+            exemplars: 0,
+        },
+    )
+    .unwrap();
+    let budget = Budget::default();
+    let part = |n: u8| {
+        let spans = read_spans(&format!("{n}.1 1000+1 a span.n={n}"));
+        metrics_chunk(&plan, &MemoryChunk::arrival(spans), &|_| false, &budget)
+            .unwrap()
+            .partial
+    };
+    let answer = |order: [u8; 5]| {
+        let mut all = MetricsPartial::new(&plan);
+        order.iter().for_each(|n| all.merge(part(*n), 2));
+        let set = all.finish(&plan).unwrap();
+        (describe(&set.series), set.is_cut)
+    };
+    let expected = ("{span.n=1} 1000:2 2000:0\n{span.n=2} 1000:1 2000:0\n".to_owned(), true);
+    assert_eq!(answer([1, 2, 3, 4, 1]), expected);
+    assert_eq!(answer([4, 1, 3, 1, 2]), expected);
+    let mut few = MetricsPartial::new(&plan);
+    few.merge(part(1), 2);
+    few.merge(part(2), 2);
+    assert!(!few.is_cut());
+}
+
+#[test]
+fn exemplars_do_not_depend_on_the_cut() {
+    let text: String = (1..20)
+        .map(|n| format!("{n}.1 {}+{n} a span.n={}\n", 1000 + n * 50, n % 2))
+        .collect();
+    let spans = read_spans(&text);
+    let request = MetricsRequest {
+        intervals: Intervals::range(1000, 2000, 100).unwrap(),
+        exemplars: 4,
+    };
+    for text in [
+        "{ } | rate() by(span.n)",
+        "{ } | quantile_over_time(duration, 0.1, 0.9)",
+        "{ } | max_over_time(duration)",
+    ] {
+        let query = query::parse(text).unwrap();
+        let whole = execute(&query, request, std::slice::from_ref(&spans));
+        let shown: usize = whole.series.iter().map(|one| one.exemplars.len()).sum();
+        assert_eq!(shown, 4, "{text}");
+        let parts: Vec<Vec<Span>> = spans.chunks(3).map(<[Span]>::to_vec).collect();
+        assert_eq!(execute(&query, request, &parts), whole, "{text}");
+    }
+}
+
+/// Series of a single pipeline without second stages, but for `compare`.
+fn naive_series(query: &Query, intervals: &Intervals, spans: &[Span]) -> BTreeMap<String, Vec<(u64, f64)>> {
+    let Body::Metrics(MetricsExpr::Pipeline {
+        spans: pipeline, first, ..
+    }) = &query.body
+    else {
+        panic!("one pipeline: {query}")
+    };
+    let mut groups: BTreeMap<String, Vec<Vec<Static>>> = BTreeMap::new();
+    let points = intervals.count() as usize;
+    for trace in naive::traces(spans) {
+        let kept: BTreeSet<usize> = trace.run(pipeline).into_iter().flat_map(|set| set.spans).collect();
+        for at in kept {
+            let start = trace.spans[at].start;
+            let Some(index) = (0..points).find(|i| {
+                let end = intervals.timestamp_unix_nanos(*i as u32);
+                start <= end && start > end.saturating_sub(intervals.step_nanos())
+            }) else {
+                continue;
+            };
+            let labels: Vec<String> = first
+                .by
+                .iter()
+                .filter_map(|field| match naive::list(trace.field(field, at).0) {
+                    Static::Nil => None,
+                    value => Some(format!("{field}={value}")),
+                })
+                .collect();
+            let values = match &first.function {
+                Function::Rate | Function::CountOverTime => vec![Static::Int(1)],
+                Function::MinOverTime(f)
+                | Function::MaxOverTime(f)
+                | Function::SumOverTime(f)
+                | Function::AvgOverTime(f)
+                | Function::QuantileOverTime(f, _)
+                | Function::HistogramOverTime(f) => trace.field(f, at).0,
+                Function::Compare { .. } => panic!("not here"),
+            };
+            let values: Vec<Static> = values.into_iter().filter(|v| v.as_f64().is_some()).collect();
+            if !values.is_empty() {
+                groups.entry(labels.join(" ")).or_insert_with(|| vec![vec![]; points])[index].extend(values);
+            }
+        }
+    }
+    let seconds = |v: &Static| match v {
+        Static::Duration(n) => *n as f64 / 1e9,
+        other => other.as_f64().unwrap(),
+    };
+    let mut series = BTreeMap::new();
+    for (labels, buckets) in groups {
+        let mut add = |label: String, value: &dyn Fn(&[Static]) -> Option<f64>| {
+            let samples = buckets
+                .iter()
+                .enumerate()
+                .filter_map(|(i, values)| Some((intervals.timestamp_unix_nanos(i as u32), value(values)?)));
+            series.insert(label, samples.collect::<Vec<_>>());
+        };
+        let numbers = |values: &[Static]| values.iter().map(seconds).collect::<Vec<f64>>();
+        let some = |values: &[Static], f: &dyn Fn(&[f64]) -> f64| (!values.is_empty()).then(|| f(&numbers(values)));
+        match &first.function {
+            Function::Rate => add(labels, &|v| {
+                Some(v.len() as f64 / (intervals.step_nanos() as f64 / 1e9))
+            }),
+            Function::CountOverTime => add(labels, &|v| Some(v.len() as f64)),
+            Function::MinOverTime(_) => add(labels, &|v| some(v, &|n| n.iter().copied().fold(f64::MAX, f64::min))),
+            Function::MaxOverTime(_) => add(labels, &|v| some(v, &|n| n.iter().copied().fold(f64::MIN, f64::max))),
+            Function::SumOverTime(_) => add(labels, &|v| some(v, &|n| n.iter().sum())),
+            Function::AvgOverTime(_) => add(labels, &|v| some(v, &|n| n.iter().sum::<f64>() / n.len() as f64)),
+            Function::QuantileOverTime(_, quantiles) => {
+                for q in quantiles {
+                    add(format!("{labels} p={q:?}"), &|v| {
+                        let mut n = numbers(v);
+                        n.sort_by(f64::total_cmp);
+                        Some(if n.is_empty() {
+                            0.0
+                        } else {
+                            n[(q * (n.len() - 1) as f64).round() as usize]
+                        })
+                    });
+                }
+            }
+            _ => panic!("not here"),
+        }
+    }
+    series
+}
+
+fn any_metrics() -> impl Strategy<Value = String> {
+    let function = proptest::sample::select(vec![
+        "rate()",
+        "count_over_time()",
+        "min_over_time(duration)",
+        "max_over_time(.x)",
+        "sum_over_time(span.yy)",
+        "avg_over_time(duration)",
+        "sum_over_time(event:timeSinceStart)",
+        "quantile_over_time(duration, 0.5, 0.9)",
+        "quantile_over_time(.x, 0, 1)",
+        "max_over_time(parent.x)",
+        "min_over_time(traceDuration)",
+    ]);
+    let by = proptest::sample::select(vec![
+        "",
+        "by(name)",
+        "by(resource.service.name)",
+        "by(.x)",
+        "by(status, kind)",
+        "by(span.x, resource.yy)",
+        "by(rootName)",
+        "by(event.x)",
+        "by(parent.name)",
+        "by(.yy, name, span.z)",
+    ]);
+    (equivalence::any_query(), function, by).prop_map(|(spans, function, by)| format!("{spans} | {function} {by}"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 800, ..ProptestConfig::default() })]
+
+    #[test]
+    fn metrics_over_any_cut_are_what_a_naive_count_gives(
+        spans in equivalence::any_spans(),
+        text in any_metrics(),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..3),
+        step in 1..4u64,
+    ) {
+        let Ok(query) = query::parse(&text) else { return Ok(()) };
+        let intervals = Intervals::range(1001, 1004, step).unwrap();
+        let chunks = equivalence::cut(&spans, &cuts);
+        let answer = execute(&query, MetricsRequest { intervals, exemplars: 0 }, &chunks);
+        let mut expected = naive_series(&query, &intervals, &spans);
+        for series in answer.series {
+            let labels: Vec<String> = series
+                .labels
+                .iter()
+                .filter(|(k, v)| k != "__name__" && *v != Static::str("nil"))
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect();
+            let mut key = labels.join(" ");
+            if labels.len() == 1 && labels[0].starts_with("p=") {
+                key = format!(" {key}");
+            }
+            let wanted = expected.remove(&key);
+            prop_assert!(wanted.is_some(), "{} of {}", key, text);
+            let wanted = wanted.unwrap();
+            prop_assert_eq!(wanted.len(), series.samples.len(), "{} of {}", key, text);
+            for ((at, value), (wanted_at, wanted)) in series.samples.iter().zip(&wanted) {
+                let tolerance = if text.contains("quantile") { 0.0101 } else { 1e-12 };
+                prop_assert_eq!(at, wanted_at);
+                prop_assert!((value - wanted).abs() <= wanted.abs() * tolerance, "{} not {}: {} of {}", value, wanted, key, text);
+            }
+        }
+        prop_assert!(expected.is_empty(), "{:?} of {}", expected, text);
+    }
+
+    #[test]
+    fn compare_histograms_and_maths_do_not_depend_on_the_cut(
+        spans in equivalence::any_spans(),
+        filter in equivalence::any_filter(),
+        selection in equivalence::any_filter(),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 1..3),
+        form in 0..4usize,
+    ) {
+        let text = match form {
+            0 => format!("{filter} | compare({selection}, 3)"),
+            1 => format!("{filter} | histogram_over_time(duration) by(name)"),
+            2 => format!("({filter} | rate() by(name)) / ({selection} | rate() by(name)) | topk(2)"),
+            _ => format!("({filter} | count_over_time() by(.x)) - 2 * ({selection} | count_over_time()) > -3"),
+        };
+        let Ok(query) = query::parse(&text) else { return Ok(()) };
+        let request = MetricsRequest { intervals: Intervals::range(1001, 1004, 2).unwrap(), exemplars: 2 };
+        let whole = execute(&query, request, std::slice::from_ref(&spans));
+        prop_assert_eq!(execute(&query, request, &equivalence::cut(&spans, &cuts)), whole, "{}", text);
+    }
+}
