@@ -26,11 +26,11 @@ mod section;
 pub mod storage;
 
 pub use file::{check_secret_files, load, parse};
+pub use lifecycle::{CompactionSettings, FlushSettings, RetentionSettings};
 pub use limits::{LimitSettings, Limits, LimitsPatch};
 pub use problem::{Problem, SettingsError};
 pub use quantity::{ByteSize, Period};
 
-use lifecycle::{CompactionSettings, FlushSettings, RetentionSettings};
 use listen::{ListenSettings, TenancySettings};
 use node::{IdentitySettings, LogSettings, MemorySettings, ReplicationSettings, ShardSettings, WalSettings};
 use problem::Problems;
