@@ -82,7 +82,10 @@ pub(crate) fn encode_batch<'a>(
     batch.columns.push(tail);
     batch.columns.append(&mut attributes);
     debug_assert_eq!(batch.columns.len(), schema.len());
-    Ok(EncodedBatch { columns: batch.columns, facts: batch.facts })
+    Ok(EncodedBatch {
+        columns: batch.columns,
+        facts: batch.facts,
+    })
 }
 
 impl<'a> Batch<'a> {
@@ -101,11 +104,26 @@ impl<'a> Batch<'a> {
             self.payloads.clear();
             self.payloads.resize(rows as usize, 0);
             let values = [tenant.as_str().as_bytes()];
-            self.chunker.interned(rows, Presence::Required, &self.payloads, &values, Heat::Hot, None, &mut column)?;
+            self.chunker.interned(
+                rows,
+                Presence::Required,
+                &self.payloads,
+                &values,
+                Heat::Hot,
+                None,
+                &mut column,
+            )?;
             let dictionary: Vec<u8> = self.slots(group).iter().flat_map(|t| t.id.0).collect();
             self.per_trace(group);
             let distinct = group.end_trace - group.first_trace;
-            self.chunker.ready(rows, Presence::Required, &self.payloads, distinct, &dictionary, &mut traces)?;
+            self.chunker.ready(
+                rows,
+                Presence::Required,
+                &self.payloads,
+                distinct,
+                &dictionary,
+                &mut traces,
+            )?;
         }
         self.push(Field::Tenant, column);
         self.push(Field::TraceId, traces);
@@ -115,7 +133,13 @@ impl<'a> Batch<'a> {
         for group in &self.layout.groups {
             let bytes = ids[group.start as usize..group.end as usize].as_flattened();
             let data = Data::Fixed { bytes, width: 8 };
-            self.chunker.given(group.end - group.start, Presence::Required, data, Compress::Nothing, &mut column)?;
+            self.chunker.given(
+                group.end - group.start,
+                Presence::Required,
+                data,
+                Compress::Nothing,
+                &mut column,
+            )?;
         }
         self.push(Field::SpanId, column);
 
@@ -131,9 +155,13 @@ impl<'a> Batch<'a> {
                     bytes.extend_from_slice(&parent);
                 }
             }
-            let data = Data::Fixed { bytes: &bytes, width: 8 };
+            let data = Data::Fixed {
+                bytes: &bytes,
+                width: 8,
+            };
             let presence = Presence::Optional(&self.rows);
-            self.chunker.given(group.end - group.start, presence, data, Compress::Nothing, &mut column)?;
+            self.chunker
+                .given(group.end - group.start, presence, data, Compress::Nothing, &mut column)?;
         }
         self.push(Field::ParentSpanId, column);
         Ok(())
@@ -163,9 +191,11 @@ impl<'a> Batch<'a> {
         let mut column = EncodedColumn::default();
         for group in &self.layout.groups {
             self.numbers.clear();
-            self.numbers.extend((group.start as usize..group.end as usize).map(&value));
+            self.numbers
+                .extend((group.start as usize..group.end as usize).map(&value));
             let rows = group.end - group.start;
-            self.chunker.numbers(rows, Presence::Required, &self.numbers, field.form(), heat, &mut column)?;
+            self.chunker
+                .numbers(rows, Presence::Required, &self.numbers, field.form(), heat, &mut column)?;
         }
         self.push(field, column);
         Ok(())
@@ -190,7 +220,14 @@ impl<'a> Batch<'a> {
             let dictionary: Vec<u8> = slots.iter().flat_map(|t| t.min_start.to_le_bytes()).collect();
             let rows = group.end - group.start;
             let distinct = slots.len() as u32;
-            self.chunker.ready(rows, Presence::Required, &self.payloads, distinct, &dictionary, &mut column)?;
+            self.chunker.ready(
+                rows,
+                Presence::Required,
+                &self.payloads,
+                distinct,
+                &dictionary,
+                &mut column,
+            )?;
         }
         self.push(Field::TraceStart, column);
 
@@ -199,22 +236,28 @@ impl<'a> Batch<'a> {
             self.numbers.clear();
             for slot in self.slots(group) {
                 let range = slot.start.max(group.start) as usize..slot.end.min(group.end) as usize;
-                self.numbers.extend(starts[range].iter().map(|start| start.wrapping_sub(slot.min_start)));
+                self.numbers
+                    .extend(starts[range].iter().map(|start| start.wrapping_sub(slot.min_start)));
             }
             let (rows, form) = (group.end - group.start, Form::Int64);
-            self.chunker.numbers(rows, Presence::Required, &self.numbers, form, Heat::Cold, &mut column)?;
+            self.chunker
+                .numbers(rows, Presence::Required, &self.numbers, form, Heat::Cold, &mut column)?;
         }
         self.push(Field::Start, column);
         self.required(Field::StartSeconds, Heat::Hot, |at| start_seconds(starts[at]).into())?;
         self.required(Field::Duration, Heat::Cold, |at| durations[at].cast_unsigned())?;
-        self.required(Field::DurationBucket, Heat::Hot, |at| duration::bucket(durations[at]).into())
+        self.required(Field::DurationBucket, Heat::Hot, |at| {
+            duration::bucket(durations[at]).into()
+        })
     }
 
     fn small_numbers(&mut self) -> Result<()> {
         let kinds = dense(self.sources, self.layout, |s| s.kind, |_, v| v);
         self.required(Field::Kind, Heat::Hot, |at| kinds[at].into())?;
         let statuses = dense(self.sources, self.layout, |s| s.status, |_, v| v);
-        self.required(Field::Status, Heat::Hot, |at| (i64::from(statuses[at]) - 1).cast_unsigned())?;
+        self.required(Field::Status, Heat::Hot, |at| {
+            (i64::from(statuses[at]) - 1).cast_unsigned()
+        })?;
         let flags = dense(self.sources, self.layout, |s| s.flags, |_, v| v);
         self.required(Field::Flags, Heat::Hot, |at| flags[at].into())
     }
@@ -227,7 +270,15 @@ impl<'a> Batch<'a> {
         for group in &self.layout.groups {
             let ids = &names[group.start as usize..group.end as usize];
             let rows = group.end - group.start;
-            self.chunker.interned(rows, Presence::Required, ids, &global.values, Heat::Hot, None, &mut column)?;
+            self.chunker.interned(
+                rows,
+                Presence::Required,
+                ids,
+                &global.values,
+                Heat::Hot,
+                None,
+                &mut column,
+            )?;
         }
         self.push(Field::Name, column);
 
@@ -260,14 +311,22 @@ impl<'a> Batch<'a> {
             let (ids, blobs) = column(source);
             let mut map = vec![NONE; blobs.len()];
             for id in ids {
-                let slot = map.get_mut(*id as usize).ok_or(Error::NoSuch { what: "owner", number: (*id).into() })?;
+                let slot = map.get_mut(*id as usize).ok_or(Error::NoSuch {
+                    what: "owner",
+                    number: (*id).into(),
+                })?;
                 if *slot == NONE {
                     *slot = number(self.section, blobs.get(*id as usize))?;
                 }
             }
             maps.push(map);
         }
-        Ok(dense(self.sources, self.layout, |s| column(s).0, |s, id| maps[s][id as usize]))
+        Ok(dense(
+            self.sources,
+            self.layout,
+            |s| column(s).0,
+            |s, id| maps[s][id as usize],
+        ))
     }
 
     /// An optional column of interned text, ids by trace and position.
@@ -290,33 +349,46 @@ impl<'a> Batch<'a> {
                 }
             }
             let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
-            self.chunker.interned(rows, presence, &self.payloads, values, Heat::Hot, None, &mut column)?;
+            self.chunker
+                .interned(rows, presence, &self.payloads, values, Heat::Hot, None, &mut column)?;
         }
         Ok(column)
     }
 
     fn sparse_fields(&mut self) -> Result<()> {
         for (field, pick) in [
-            (Field::TraceState, (|s| s.trace_state) as fn(&RowsView<'a>) -> SparseView<'a>),
+            (
+                Field::TraceState,
+                (|s| s.trace_state) as fn(&RowsView<'a>) -> SparseView<'a>,
+            ),
             (Field::StatusMessage, |s| s.status_message),
         ] {
             let column = self.sparse_text(pick, true)?;
             self.push(field, column);
         }
-        for (field, which) in
-            [(Field::DroppedAttributes, 0), (Field::DroppedEvents, 1), (Field::DroppedLinks, 2)]
-        {
-            let columns: Vec<(u32, CountsView<'a>)> =
-                self.bases.iter().zip(self.sources).map(|(b, s)| (*b, s.dropped[which])).collect();
-            let placed =
-                Placed::new(self.layout, columns.iter().map(|(b, c)| (*b, c.rows, c.counts.iter().copied())));
+        for (field, which) in [
+            (Field::DroppedAttributes, 0),
+            (Field::DroppedEvents, 1),
+            (Field::DroppedLinks, 2),
+        ] {
+            let columns: Vec<(u32, CountsView<'a>)> = self
+                .bases
+                .iter()
+                .zip(self.sources)
+                .map(|(b, s)| (*b, s.dropped[which]))
+                .collect();
+            let placed = Placed::new(
+                self.layout,
+                columns.iter().map(|(b, c)| (*b, c.rows, c.counts.iter().copied())),
+            );
             let mut column = EncodedColumn::default();
             for group in &self.layout.groups {
                 placed.group(group, &mut self.rows, &mut self.payloads);
                 self.numbers.clear();
                 self.numbers.extend(self.payloads.iter().map(|v| u64::from(*v)));
                 let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
-                self.chunker.numbers(rows, presence, &self.numbers, field.form(), Heat::Cold, &mut column)?;
+                self.chunker
+                    .numbers(rows, presence, &self.numbers, field.form(), Heat::Cold, &mut column)?;
             }
             self.push(field, column);
         }
@@ -332,19 +404,27 @@ impl<'a> Batch<'a> {
     }
 
     fn sparse_text(&mut self, pick: fn(&RowsView<'a>) -> SparseView<'a>, dictionary: bool) -> Result<EncodedColumn> {
-        let columns: Vec<(u32, SparseView<'a>)> =
-            self.bases.iter().zip(self.sources).map(|(b, s)| (*b, pick(s))).collect();
-        let values: Vec<&[u8]> =
-            columns.iter().flat_map(|(_, c)| (0..c.rows.len()).map(|i| c.text.get(i))).collect();
+        let columns: Vec<(u32, SparseView<'a>)> = self
+            .bases
+            .iter()
+            .zip(self.sources)
+            .map(|(b, s)| (*b, pick(s)))
+            .collect();
+        let values: Vec<&[u8]> = columns
+            .iter()
+            .flat_map(|(_, c)| (0..c.rows.len()).map(|i| c.text.get(i)))
+            .collect();
         let placed = Placed::new(self.layout, numbered(columns.iter().map(|(b, c)| (*b, c.rows))));
         let mut column = EncodedColumn::default();
         for group in &self.layout.groups {
             placed.group(group, &mut self.rows, &mut self.payloads);
             let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
             if dictionary {
-                self.chunker.text(rows, presence, &self.payloads, &values, Heat::Cold, None, &mut column)?;
+                self.chunker
+                    .text(rows, presence, &self.payloads, &values, Heat::Cold, None, &mut column)?;
             } else {
-                self.chunker.blobs(rows, presence, &self.payloads, &values, &mut column)?;
+                self.chunker
+                    .blobs(rows, presence, &self.payloads, &values, &mut column)?;
             }
         }
         Ok(column)
@@ -355,12 +435,21 @@ impl<'a> Batch<'a> {
         let found: Vec<Option<AttributeView<'a>>> = self
             .sources
             .iter()
-            .map(|s| s.attributes.iter().find(|a| *a.key == *key.key && a.value_type == key.value_type).copied())
+            .map(|s| {
+                s.attributes
+                    .iter()
+                    .find(|a| *a.key == *key.key && a.value_type == key.value_type)
+                    .copied()
+            })
             .collect();
         let heat = if def.hot { Heat::Hot } else { Heat::Cold };
         // Another tenant's column in the same object is no business of this section's catalogue.
         let occurs = found.iter().flatten().any(|a| !a.rows().is_empty());
-        let number = if occurs { self.section.catalogue.number(&key.key, key.value_type) } else { None };
+        let number = if occurs {
+            self.section.catalogue.number(&key.key, key.value_type)
+        } else {
+            None
+        };
         match key.value_type {
             ValueType::String => self.text_attribute(at, def, &found, heat, number),
             ValueType::Int | ValueType::Double | ValueType::Bool | ValueType::Raw => {
@@ -381,28 +470,42 @@ impl<'a> Batch<'a> {
         let mut hashes = std::mem::take(&mut self.section.value_hashes[at]);
         let mut told = |value: &[u8]| hashes.push(bloom::hash(seed, value));
         let mut column = EncodedColumn::default();
-        let interned = found.iter().flatten().all(|a| matches!(a.column.values, Values::Dict { .. }));
+        let interned = found
+            .iter()
+            .flatten()
+            .all(|a| matches!(a.column.values, Values::Dict { .. }));
         if interned {
             let global = GlobalText::merge(found.iter().map(|a| match a.as_ref()?.column.values {
-                Values::Dict { dict: DictView::Bytes { offsets, bytes }, .. } => Some(TextView { offsets, bytes }),
+                Values::Dict {
+                    dict: DictView::Bytes { offsets, bytes },
+                    ..
+                } => Some(TextView { offsets, bytes }),
                 _ => None,
             }));
             let columns = found.iter().zip(&self.bases).enumerate().filter_map(|(s, (a, base))| {
                 let a = a.as_ref()?;
-                let Values::Dict { ids, .. } = a.column.values else { return None };
+                let Values::Dict { ids, .. } = a.column.values else {
+                    return None;
+                };
                 let global = &global;
                 Some((*base, a.rows(), ids.iter().map(move |id| global.map(s, *id))))
             });
-            let values = columns.clone().map(|(_, rows, _)| rows.len() as u64).sum();
-            self.section.catalogue.count_texts(number, values, global.values.iter().copied());
             let placed = Placed::new(self.layout, columns);
+            let (mut count, mut distinct) = (0u64, 0u64);
             for group in &self.layout.groups {
                 placed.group(group, &mut self.rows, &mut self.payloads);
                 let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
                 let sink: Option<&mut dyn FnMut(&[u8])> = if def.id_like { Some(&mut told) } else { None };
                 let values = &global.values;
-                self.chunker.interned(rows, presence, &self.payloads, values, heat, sink, &mut column)?;
+                distinct += self
+                    .chunker
+                    .interned(rows, presence, &self.payloads, values, heat, sink, &mut column)?
+                    as u64;
+                count += self.payloads.len() as u64;
             }
+            self.section
+                .catalogue
+                .count_texts(number, count, distinct, global.values.iter().copied());
         } else {
             let values: Vec<&[u8]> = found.iter().flatten().flat_map(text_values).collect();
             let placed = Placed::new(self.layout, numbered(rows_of(&self.bases, found)));
@@ -410,12 +513,15 @@ impl<'a> Batch<'a> {
                 placed.group(group, &mut self.rows, &mut self.payloads);
                 let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
                 let sink: Option<&mut dyn FnMut(&[u8])> = if def.id_like { Some(&mut told) } else { None };
-                let distinct =
-                    self.chunker.text(rows, presence, &self.payloads, &values, heat, sink, &mut column)?;
+                let distinct = self
+                    .chunker
+                    .text(rows, presence, &self.payloads, &values, heat, sink, &mut column)?;
                 let bytes: u64 = self.payloads.iter().map(|p| values[*p as usize].len() as u64).sum();
                 let count = self.payloads.len() as u64;
                 let distinct_bytes = (bytes * distinct as u64).checked_div(count).unwrap_or(0);
-                self.section.catalogue.count_unlisted(number, count, distinct as u64, distinct_bytes);
+                self.section
+                    .catalogue
+                    .count_unlisted(number, count, distinct as u64, distinct_bytes);
             }
         }
         self.section.value_hashes[at] = hashes;
@@ -431,8 +537,7 @@ impl<'a> Batch<'a> {
     ) -> Result<EncodedColumn> {
         let placed = Placed::new(self.layout, numbered(rows_of(&self.bases, found)));
         let values = OtherValues::collect(value_type, found);
-        let count = rows_of(&self.bases, found).map(|(_, rows)| rows.len() as u64).sum();
-        self.section.catalogue.count_others(number, count, values.range());
+        let mut count = 0;
         let mut column = EncodedColumn::default();
         for group in &self.layout.groups {
             placed.group(group, &mut self.rows, &mut self.payloads);
@@ -441,23 +546,29 @@ impl<'a> Batch<'a> {
                 OtherValues::Int(values) => {
                     self.numbers.clear();
                     self.numbers.extend(self.payloads.iter().map(|p| values[*p as usize]));
-                    self.chunker.numbers(rows, presence, &self.numbers, Form::Int64, heat, &mut column)?;
+                    self.chunker
+                        .numbers(rows, presence, &self.numbers, Form::Int64, heat, &mut column)?;
                 }
                 OtherValues::Double(values) => {
                     self.numbers.clear();
                     self.numbers.extend(self.payloads.iter().map(|p| values[*p as usize]));
                     let data = Data::Split(&self.numbers);
-                    self.chunker.given(rows, presence, data, Compress::Everything, &mut column)?;
+                    self.chunker
+                        .given(rows, presence, data, Compress::Everything, &mut column)?;
                 }
                 OtherValues::Bool(values) => {
                     let bits: Vec<bool> = self.payloads.iter().map(|p| values[*p as usize]).collect();
-                    self.chunker.given(rows, presence, Data::Bits(&bits), Compress::Nothing, &mut column)?;
+                    self.chunker
+                        .given(rows, presence, Data::Bits(&bits), Compress::Nothing, &mut column)?;
                 }
                 OtherValues::Raw(values) => {
-                    self.chunker.blobs(rows, presence, &self.payloads, values, &mut column)?;
+                    self.chunker
+                        .blobs(rows, presence, &self.payloads, values, &mut column)?;
                 }
             }
+            count += self.payloads.len() as u64;
         }
+        self.section.catalogue.count_others(number, count, values.range());
         Ok(column)
     }
 }
@@ -467,7 +578,10 @@ fn rows_of<'s, 'a: 's>(
     bases: &'s [u32],
     found: &'s [Option<AttributeView<'a>>],
 ) -> impl Iterator<Item = (u32, &'a [u32])> + Clone + 's {
-    bases.iter().zip(found).filter_map(|(base, a)| Some((*base, a.as_ref()?.rows())))
+    bases
+        .iter()
+        .zip(found)
+        .filter_map(|(base, a)| Some((*base, a.as_ref()?.rows())))
 }
 
 /// Numbers the values of several columns through, as payloads for [`Placed::new`].
@@ -574,8 +688,11 @@ impl<'a> GlobalText<'a> {
     fn merge(texts: impl Iterator<Item = Option<TextView<'a>>>) -> Self {
         let texts: Vec<Option<TextView<'a>>> = texts.collect();
         if texts.iter().flatten().count() <= 1 {
-            let values =
-                texts.into_iter().flatten().flat_map(|t| (0..t.len()).map(move |i| t.get(i))).collect();
+            let values = texts
+                .into_iter()
+                .flatten()
+                .flat_map(|t| (0..t.len()).map(move |i| t.get(i)))
+                .collect();
             return Self { values, maps: None };
         }
         let mut values = Vec::new();
@@ -595,7 +712,10 @@ impl<'a> GlobalText<'a> {
                     .collect()
             })
             .collect();
-        Self { values, maps: Some(maps) }
+        Self {
+            values,
+            maps: Some(maps),
+        }
     }
 
     #[inline]
@@ -609,7 +729,9 @@ impl<'a> GlobalText<'a> {
 
 /// Saturating whole seconds.
 fn start_seconds(start_unix_nanos: u64) -> u32 {
-    u32::try_from(start_unix_nanos / 1_000_000_000).unwrap_or(u32::MAX).min(i32::MAX as u32)
+    u32::try_from(start_unix_nanos / 1_000_000_000)
+        .unwrap_or(u32::MAX)
+        .min(i32::MAX as u32)
 }
 
 mod tail;

@@ -93,32 +93,37 @@ impl Catalogue {
         Some(number)
     }
 
-    /// Counts text: `values` occurrences of the `distinct` texts.
+    /// Counts text: `values` occurrences of `distinct` texts, summed over row groups, all of which are among `texts`.
     pub(crate) fn count_texts<'a>(
         &mut self,
         number: Option<u32>,
         values: u64,
-        distinct: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+        distinct: u64,
+        texts: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
     ) {
-        let Some(entry) = number.and_then(|n| self.entries.get_mut(n as usize)) else { return };
+        let Some(entry) = number.and_then(|n| self.entries.get_mut(n as usize)) else {
+            return;
+        };
         entry.values += values;
-        let bytes: usize = distinct.clone().map(<[u8]>::len).sum();
+        let bytes: usize = texts.clone().map(<[u8]>::len).sum();
         let kept = match &mut entry.listed {
             // No need to look at each of a million values to know that they are too many.
-            Some(_) if distinct.len() > CATALOGUE_VALUES_MAX || bytes > CATALOGUE_VALUE_BYTES_MAX => false,
-            Some(listed) => listed.add(distinct.clone(), CATALOGUE_VALUES_MAX, CATALOGUE_VALUE_BYTES_MAX),
+            Some(_) if texts.len() > CATALOGUE_VALUES_MAX || bytes > CATALOGUE_VALUE_BYTES_MAX => false,
+            Some(listed) => listed.add(texts.clone(), CATALOGUE_VALUES_MAX, CATALOGUE_VALUE_BYTES_MAX),
             None => false,
         };
         if !kept {
             entry.unlist();
-            entry.distinct += distinct.len() as u64;
-            entry.distinct_bytes += bytes as u64;
+            entry.distinct += distinct;
+            entry.distinct_bytes += (bytes as u64 * distinct).checked_div(texts.len() as u64).unwrap_or(0);
         }
     }
 
     /// Counts text whose distinct values are not at hand: about `distinct` of them.
     pub(crate) fn count_unlisted(&mut self, number: Option<u32>, values: u64, distinct: u64, distinct_bytes: u64) {
-        let Some(entry) = number.and_then(|n| self.entries.get_mut(n as usize)) else { return };
+        let Some(entry) = number.and_then(|n| self.entries.get_mut(n as usize)) else {
+            return;
+        };
         entry.values += values;
         entry.unlist();
         entry.distinct += distinct;
@@ -127,7 +132,9 @@ impl Catalogue {
 
     /// Counts values of other types.
     pub(crate) fn count_others(&mut self, number: Option<u32>, values: u64, range: Option<(f64, f64)>) {
-        let Some(entry) = number.and_then(|n| self.entries.get_mut(n as usize)) else { return };
+        let Some(entry) = number.and_then(|n| self.entries.get_mut(n as usize)) else {
+            return;
+        };
         entry.values += values;
         entry.range = match (entry.range, range) {
             (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),

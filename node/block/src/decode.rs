@@ -77,8 +77,13 @@ pub(crate) struct Chunk<'a> {
 impl Chunk<'_> {
     /// The dictionary alone; `None` when the chunk has none.
     pub(crate) fn dictionary(&self) -> Result<Option<Dictionary>, Bad> {
-        let Some(page) = &self.meta.dictionary else { return Ok(None) };
-        let bad = Bad { at: 0, what: "dictionary page" };
+        let Some(page) = &self.meta.dictionary else {
+            return Ok(None);
+        };
+        let bad = Bad {
+            at: 0,
+            what: "dictionary page",
+        };
         let stored = self.stored(0, page, bad)?;
         let mut plain = Vec::new();
         let bytes = values_of(page, stored, &mut plain).ok_or(bad)?;
@@ -93,15 +98,27 @@ impl Chunk<'_> {
 
     /// The pages `from..to`. Rows count from page `from`'s first.
     pub(crate) fn decode(&self, from: usize, to: usize) -> Result<Decoded, Bad> {
-        let pages = self.meta.pages.get(from..to).ok_or(Bad { at: 0, what: "page list" })?;
+        let pages = self.meta.pages.get(from..to).ok_or(Bad {
+            at: 0,
+            what: "page list",
+        })?;
         if self.meta.pages.len() as u32 != self.rows.div_ceil(PAGE_ROWS) {
-            return Err(Bad { at: 0, what: "page list" });
+            return Err(Bad {
+                at: 0,
+                what: "page list",
+            });
         }
         let dictionary = self.dictionary()?;
         let values: usize = pages.iter().map(|p| p.values as usize).sum();
         let mut sink = Sink::new(self.form, dictionary, values);
         let mut rows: Option<Vec<u32>> = None;
-        let mut at: u32 = self.meta.dictionary.iter().chain(&self.meta.pages[..from]).map(|p| p.header + p.stored).sum();
+        let mut at: u32 = self
+            .meta
+            .dictionary
+            .iter()
+            .chain(&self.meta.pages[..from])
+            .map(|p| p.header + p.stored)
+            .sum();
         let first_row = from as u32 * PAGE_ROWS;
         let mut scratch = Vec::new();
         for (i, page) in pages.iter().enumerate() {
@@ -131,14 +148,24 @@ impl Chunk<'_> {
             sink.push(bytes, page.values as usize, self.meta.encoding).ok_or(bad)?;
             at += page.header + page.stored;
         }
-        Ok(Decoded { rows, values: sink.finish().ok_or(Bad { at: 0, what: "data page" })? })
+        Ok(Decoded {
+            rows,
+            values: sink.finish().ok_or(Bad {
+                at: 0,
+                what: "data page",
+            })?,
+        })
     }
 
     /// The bytes of a page whose header starts at `at`, checked.
     fn stored(&self, at: u32, page: &PageMeta, bad: Bad) -> Result<&[u8], Bad> {
         let start = at as usize + page.header as usize;
         let stored = self.bytes.get(start..start + page.stored as usize).ok_or(bad)?;
-        if crc32(stored) != page.crc { Err(bad) } else { Ok(stored) }
+        if crc32(stored) != page.crc {
+            Err(bad)
+        } else {
+            Ok(stored)
+        }
     }
 }
 
@@ -164,7 +191,10 @@ thread_local! {
 }
 
 fn read_text(bytes: &[u8], n: usize) -> Option<Text> {
-    let mut text = Text { offsets: Vec::with_capacity(n + 1), bytes: Vec::with_capacity(bytes.len()) };
+    let mut text = Text {
+        offsets: Vec::with_capacity(n + 1),
+        bytes: Vec::with_capacity(bytes.len()),
+    };
     text.offsets.push(0);
     push_text(bytes, n, &mut text)?;
     Some(text)
@@ -191,11 +221,19 @@ fn read_numbers(bytes: &[u8], form: Form, n: usize) -> Option<Vec<u64>> {
     match form {
         Form::Int32 => {
             let values = read_fixed::<4>(bytes, n)?;
-            Some(values.into_iter().map(|v| i64::from(i32::from_le_bytes(v)).cast_unsigned()).collect())
+            Some(
+                values
+                    .into_iter()
+                    .map(|v| i64::from(i32::from_le_bytes(v)).cast_unsigned())
+                    .collect(),
+            )
         }
-        Form::Unsigned32 => {
-            Some(read_fixed::<4>(bytes, n)?.into_iter().map(|v| u32::from_le_bytes(v).into()).collect())
-        }
+        Form::Unsigned32 => Some(
+            read_fixed::<4>(bytes, n)?
+                .into_iter()
+                .map(|v| u32::from_le_bytes(v).into())
+                .collect(),
+        ),
         Form::Int64 | Form::Time | Form::Double => {
             Some(read_fixed::<8>(bytes, n)?.into_iter().map(u64::from_le_bytes).collect())
         }
@@ -216,7 +254,10 @@ enum Sink {
 impl Sink {
     fn new(form: Form, dictionary: Option<Dictionary>, values: usize) -> Self {
         if let Some(dictionary) = dictionary {
-            return Sink::Ids { ids: Vec::with_capacity(values + 8), dictionary };
+            return Sink::Ids {
+                ids: Vec::with_capacity(values + 8),
+                dictionary,
+            };
         }
         match form {
             Form::Text | Form::Bytes => Sink::Text(Text::default()),
@@ -311,12 +352,16 @@ impl Decoded {
         let signed = |values: Vec<u64>| values.into_iter().map(u64::cast_signed).collect();
         let values = match self.values {
             Plain::Ids { ids, dictionary } => match dictionary {
-                Dictionary::Text(Text { offsets, bytes }) => {
-                    OwnedValues::Dict { ids, dict: Dict::Bytes { offsets, bytes }.into() }
-                }
+                Dictionary::Text(Text { offsets, bytes }) => OwnedValues::Dict {
+                    ids,
+                    dict: Dict::Bytes { offsets, bytes }.into(),
+                },
                 Dictionary::Numbers(numbers) => {
                     let values = numbers.into_iter().map(|n| Some(Value::Int(n.cast_signed()))).collect();
-                    OwnedValues::Dict { ids, dict: Dict::Values(values).into() }
+                    OwnedValues::Dict {
+                        ids,
+                        dict: Dict::Values(values).into(),
+                    }
                 }
                 Dictionary::Fixed16(values) => {
                     OwnedValues::Fixed16(ids.into_iter().map(|id| values[id as usize]).collect())
@@ -332,16 +377,20 @@ impl Decoded {
             Plain::Fixed16(values) => OwnedValues::Fixed16(values),
             Plain::Bits(values) => OwnedValues::Bool(values),
         };
-        Column { rows: self.rows, values }
+        Column {
+            rows: self.rows,
+            values,
+        }
     }
 
     /// The numbers, dictionary resolved. `None` when they are not numbers.
     pub(crate) fn numbers(&self) -> Option<Vec<u64>> {
         match &self.values {
             Plain::Numbers(values) => Some(values.clone()),
-            Plain::Ids { ids, dictionary: Dictionary::Numbers(numbers) } => {
-                Some(ids.iter().map(|id| numbers[*id as usize]).collect())
-            }
+            Plain::Ids {
+                ids,
+                dictionary: Dictionary::Numbers(numbers),
+            } => Some(ids.iter().map(|id| numbers[*id as usize]).collect()),
             _ => None,
         }
     }

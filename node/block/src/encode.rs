@@ -81,8 +81,15 @@ impl Chunker {
     ) -> std::io::Result<()> {
         let start = out.bytes.len();
         let data = match what {
-            Encoded::Ids(distinct) => Data::Dict { ids: &self.ids, distinct, dictionary: &self.dictionary },
-            Encoded::Bytes => Data::Bytes { ends: &self.ends, bytes: &self.bytes },
+            Encoded::Ids(distinct) => Data::Dict {
+                ids: &self.ids,
+                distinct,
+                dictionary: &self.dictionary,
+            },
+            Encoded::Bytes => Data::Bytes {
+                ends: &self.ends,
+                bytes: &self.bytes,
+            },
             Encoded::Given(data) => data,
         };
         let meta = self.encoder.encode(rows, presence, &data, compress, &mut out.bytes)?;
@@ -161,7 +168,9 @@ impl Chunker {
         match distinct {
             Some(distinct) => {
                 if let Some(told) = on_distinct {
-                    self.entry_starts.iter().for_each(|(from, to)| told(&self.dictionary[*from as usize..*to as usize]));
+                    self.entry_starts
+                        .iter()
+                        .for_each(|(from, to)| told(&self.dictionary[*from as usize..*to as usize]));
                 }
                 let compress = self.compression(heat);
                 self.finish(rows, presence, Encoded::Ids(distinct as u32), compress, out)?;
@@ -265,7 +274,13 @@ impl Chunker {
             return Ok(distinct);
         }
         if width == 8 {
-            self.finish(rows, presence, Encoded::Given(Data::Split(values)), Compress::Everything, out)?;
+            self.finish(
+                rows,
+                presence,
+                Encoded::Given(Data::Split(values)),
+                Compress::Everything,
+                out,
+            )?;
         } else {
             let bytes: Vec<u8> = values.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect();
             let data = Data::Fixed { bytes: &bytes, width };
@@ -332,7 +347,11 @@ impl Chunker {
         dictionary: &[u8],
         out: &mut EncodedColumn,
     ) -> std::io::Result<()> {
-        let data = Data::Dict { ids, distinct, dictionary };
+        let data = Data::Dict {
+            ids,
+            distinct,
+            dictionary,
+        };
         self.finish(rows, presence, Encoded::Given(data), Compress::Nothing, out)
     }
 

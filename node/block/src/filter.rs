@@ -37,7 +37,8 @@ impl Filters {
 
     /// False only if the trace is not in the section.
     pub fn may_contain_trace(&self, trace: &TraceId) -> bool {
-        self.filter(TRACE_SEED).is_none_or(|f| bloom::may_contain(f, bloom::hash(TRACE_SEED, &trace.0)))
+        self.filter(TRACE_SEED)
+            .is_none_or(|f| bloom::may_contain(f, bloom::hash(TRACE_SEED, &trace.0)))
     }
 
     /// False only if no span of the section has `attribute` with the text `value`. Asks the filter of the attribute's
@@ -53,7 +54,12 @@ impl Filters {
         let hash = bloom::hash(seed, value);
         let asked = |seed| self.filter(seed).is_none_or(|f| bloom::may_contain(f, hash));
         let in_column = index.attribute_column(attribute).is_some() && asked(seed);
-        let tailed = || index.fences().iter().any(|f| f.tail_is_open || f.tail_keys.binary_search(&number).is_ok());
+        let tailed = || {
+            index
+                .fences()
+                .iter()
+                .any(|f| f.tail_is_open || f.tail_keys.binary_search(&number).is_ok())
+        };
         in_column || (tailed() && asked(TAIL_SEED))
     }
 

@@ -69,14 +69,16 @@ pub(crate) fn dictionary_pays(values: usize, distinct: usize) -> bool {
     distinct * 4 <= values * 3 || values < 64
 }
 
-/// Distinct values per 64k rows from which a text column counts as id-like and gets a filter …
-pub(crate) const ID_LIKE_DISTINCT: u64 = 4_096;
+/// Distinct values per 64k rows from which a text column counts as id-like and gets a filter … A request's id stands in
+/// every span of its trace, so 64k spans have some two thousand of them; a filter costs ten bits per distinct value, so
+/// choosing a column too many costs next to nothing.
+pub(crate) const ID_LIKE_DISTINCT: u64 = 1_024;
 /// … if its values are at most this long on average: longer text is not looked up whole.
 pub(crate) const ID_LIKE_MEAN_BYTES: u64 = 64;
-/// False positives of the trace-id filter: one block in a thousand is opened for nothing.
-pub(crate) const TRACE_FILTER_RATE: f64 = 0.001;
-/// False positives of attribute filters.
-pub(crate) const VALUE_FILTER_RATE: f64 = 0.01;
+/// Bits per key of the trace-id filter: 0.1 %, one block in a thousand is opened for nothing.
+pub(crate) const TRACE_FILTER_BITS: f64 = 16.9;
+/// Bits per key of attribute filters: 1 %.
+pub(crate) const VALUE_FILTER_BITS: f64 = 10.5;
 /// One part in this many of the row groups' bytes may go to attribute filters: 1.5 %.
 pub(crate) const VALUE_FILTER_DIVISOR: u64 = 66;
 
@@ -146,9 +148,15 @@ pub mod duration {
 
     /// The bucket of a duration; negative ones share bucket 0 with zero.
     pub fn bucket(nanos: i64) -> u16 {
-        let Ok(nanos @ 1..) = u64::try_from(nanos) else { return 0 };
+        let Ok(nanos @ 1..) = u64::try_from(nanos) else {
+            return 0;
+        };
         let octave = 63 - nanos.leading_zeros();
-        let eighth = if octave >= 3 { (nanos >> (octave - 3)) & 7 } else { (nanos << (3 - octave)) & 7 };
+        let eighth = if octave >= 3 {
+            (nanos >> (octave - 3)) & 7
+        } else {
+            (nanos << (3 - octave)) & 7
+        };
         let mut at = STARTS[(octave * 8) as usize + eighth as usize];
         while EDGES.get(usize::from(at) + 1).is_some_and(|edge| *edge <= nanos) {
             at += 1;
@@ -169,7 +177,11 @@ pub mod duration {
 
         #[test]
         fn every_duration_lies_between_its_buckets_edges() {
-            let mut probes: Vec<i64> = EDGES.iter().flat_map(|e| [e - (*e > 0) as u64, *e, e + 1]).map(u64::cast_signed).collect();
+            let mut probes: Vec<i64> = EDGES
+                .iter()
+                .flat_map(|e| [e - (*e > 0) as u64, *e, e + 1])
+                .map(u64::cast_signed)
+                .collect();
             probes.extend([7_777, 123_456_789, 99_999_999, 100_000_000, 100_000_001, i64::MAX]);
             for nanos in probes {
                 let (lower, upper) = bounds(bucket(nanos));

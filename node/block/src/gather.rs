@@ -74,14 +74,6 @@ impl Placed {
             }
         }
     }
-
-    /// Whether no position has a payload.
-    pub(crate) fn is_empty(&self) -> bool {
-        match self {
-            Self::Dense(dense) => dense.iter().all(|p| *p == NONE),
-            Self::Sorted(sorted) => sorted.is_empty(),
-        }
-    }
 }
 
 /// Brings a dense column into position order.

@@ -56,7 +56,8 @@ pub struct CatalogueEntry {
     pub attribute: AttributeKey,
     /// Spans that have it.
     pub values: u64,
-    /// Distinct values; for text exact when [`CatalogueEntry::listed`], else at least this many.
+    /// Distinct values: exact when [`CatalogueEntry::listed`], else those of each row group added up, which is what decides
+    /// whether a column looks like ids. 0 for other types than text.
     pub distinct: u64,
     /// Bytes of those distinct values together (text).
     pub distinct_bytes: u64,
@@ -121,7 +122,12 @@ pub(crate) struct IndexParts<'a> {
 impl IndexParts<'_> {
     /// The section's bytes.
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        let parts = [self.core(), self.owners_part(), self.catalogue_part(), self.chunks_part()];
+        let parts = [
+            self.core(),
+            self.owners_part(),
+            self.catalogue_part(),
+            self.chunks_part(),
+        ];
         let mut head = Vec::with_capacity(INDEX_HEAD_BYTES);
         head.extend_from_slice(&INDEX_MAGIC);
         head.extend_from_slice(&VERSION.to_le_bytes());
@@ -130,7 +136,11 @@ impl IndexParts<'_> {
         for plain in parts {
             if plain.len() as u64 > u64::from(PART_BYTES_MAX) {
                 let found = plain.len() as u64;
-                return Err(Error::TooLarge { what: "index part bytes", found, limit: PART_BYTES_MAX.into() });
+                return Err(Error::TooLarge {
+                    what: "index part bytes",
+                    found,
+                    limit: PART_BYTES_MAX.into(),
+                });
             }
             let stored = zstd::bulk::compress(&plain, ZSTD_LEVEL)?;
             let offset = INDEX_HEAD_BYTES + body.len();
@@ -148,7 +158,13 @@ impl IndexParts<'_> {
     fn core(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_bytes(&mut out, self.tenant.as_str().as_bytes());
-        let Totals { spans, traces, min_start, max_start, max_end } = self.totals;
+        let Totals {
+            spans,
+            traces,
+            min_start,
+            max_start,
+            max_end,
+        } = self.totals;
         for n in [spans, traces, min_start, max_start, max_end] {
             put_varint(&mut out, n);
         }
@@ -162,7 +178,15 @@ impl IndexParts<'_> {
         for f in self.fences {
             out.extend_from_slice(&f.first_trace.0);
             out.extend_from_slice(&f.last_trace.0);
-            for n in [f.offset, f.length, f.rows.into(), f.traces.into(), f.min_start, f.max_start, f.max_end] {
+            for n in [
+                f.offset,
+                f.length,
+                f.rows.into(),
+                f.traces.into(),
+                f.min_start,
+                f.max_start,
+                f.max_end,
+            ] {
                 put_varint(&mut out, n);
             }
             out.push(u8::from(f.tail_is_open));
@@ -264,7 +288,7 @@ fn put_chunk(meta: &ChunkMeta, out: &mut Vec<u8>) {
     }
 }
 
-fn read_chunk(bytes: &[u8]) -> Option<ChunkMeta> {
+pub(crate) fn read_chunk(bytes: &[u8]) -> Option<ChunkMeta> {
     let mut c = Cursor::new(bytes);
     let head = c.byte()?;
     let encoding = match head & 3 {
@@ -276,8 +300,11 @@ fn read_chunk(bytes: &[u8]) -> Option<ChunkMeta> {
     let pages = c.count(TRACE_ROWS_MAX as usize)?;
     let dictionary = if head & 4 != 0 { Some(read_page(&mut c)?) } else { None };
     let pages = (0..pages).map(|_| read_page(&mut c)).collect::<Option<Vec<_>>>()?;
-    (c.is_empty() && (encoding == Encoding::Dict) == dictionary.is_some())
-        .then_some(ChunkMeta { encoding, dictionary, pages })
+    (c.is_empty() && (encoding == Encoding::Dict) == dictionary.is_some()).then_some(ChunkMeta {
+        encoding,
+        dictionary,
+        pages,
+    })
 }
 
 fn read_page(c: &mut Cursor<'_>) -> Option<PageMeta> {
@@ -302,14 +329,21 @@ impl BlockIndex {
     pub fn open(object: &Arc<str>, offset: u64, bytes: &[u8], tenant: &TenantId) -> Result<Self> {
         let index = Self::open_any(object, offset, bytes)?;
         if index.tenant != *tenant {
-            return Err(Error::WrongTenant { object: object.clone(), offset });
+            return Err(Error::WrongTenant {
+                object: object.clone(),
+                offset,
+            });
         }
         Ok(index)
     }
 
     /// Opens a section of whatever tenant.
     pub(crate) fn open_any(object: &Arc<str>, offset: u64, bytes: &[u8]) -> Result<Self> {
-        let corrupt = |what, at: usize| Error::Corrupt { object: object.clone(), offset: offset + at as u64, what };
+        let corrupt = |what, at: usize| Error::Corrupt {
+            object: object.clone(),
+            offset: offset + at as u64,
+            what,
+        };
         let head = bytes.get(..INDEX_HEAD_BYTES).ok_or_else(|| corrupt("index head", 0))?;
         let (checked, crc) = head.split_at(INDEX_HEAD_BYTES - 4);
         let mut c = Cursor::new(checked);
@@ -319,16 +353,25 @@ impl BlockIndex {
         // The version is looked at before the checksum: a later version may well check another way.
         let version = c.u16().unwrap_or_default();
         if version > VERSION {
-            return Err(Error::TooNew { object: object.clone(), found: version, known: VERSION });
+            return Err(Error::TooNew {
+                object: object.clone(),
+                found: version,
+                known: VERSION,
+            });
         }
         if crc != crc32(checked).to_le_bytes() || version == 0 || c.u16().is_none() {
             return Err(corrupt("index head", 0));
         }
         let mut parts: [Vec<u8>; 4] = Default::default();
-        for (part, what) in parts.iter_mut().zip(["index core", "index owners", "index catalogue", "index chunks"]) {
+        for (part, what) in parts
+            .iter_mut()
+            .zip(["index core", "index owners", "index catalogue", "index chunks"])
+        {
             let mut number = || c.u32().unwrap_or_default();
             let (at, stored, plain, crc) = (number() as usize, number() as usize, number(), number());
-            let slice = bytes.get(at..at.saturating_add(stored)).ok_or_else(|| corrupt(what, at))?;
+            let slice = bytes
+                .get(at..at.saturating_add(stored))
+                .ok_or_else(|| corrupt(what, at))?;
             if crc32(slice) != crc || plain > PART_BYTES_MAX {
                 return Err(corrupt(what, at));
             }
@@ -340,8 +383,12 @@ impl BlockIndex {
         let [core, owners, catalogue, chunks] = parts;
         let mut index = Self::read_core(&core).ok_or_else(|| corrupt("index core", INDEX_HEAD_BYTES))?;
         index.owners = Arc::new(read_owners(&owners).ok_or_else(|| corrupt("index owners", INDEX_HEAD_BYTES))?);
-        index.read_catalogue(&catalogue).ok_or_else(|| corrupt("index catalogue", INDEX_HEAD_BYTES))?;
-        index.read_chunks(chunks).ok_or_else(|| corrupt("index chunks", INDEX_HEAD_BYTES))?;
+        index
+            .read_catalogue(&catalogue)
+            .ok_or_else(|| corrupt("index catalogue", INDEX_HEAD_BYTES))?;
+        index
+            .read_chunks(chunks)
+            .ok_or_else(|| corrupt("index chunks", INDEX_HEAD_BYTES))?;
         Ok(index)
     }
 
@@ -363,13 +410,18 @@ impl BlockIndex {
             .map(|_| {
                 let attribute = read_attribute(&mut c)?;
                 let flags = c.byte()?;
-                Some(AttributeDef { attribute, hot: flags & 1 != 0, id_like: flags & 2 != 0 })
+                Some(AttributeDef {
+                    attribute,
+                    hot: flags & 1 != 0,
+                    id_like: flags & 2 != 0,
+                })
             })
             .collect::<Option<Vec<_>>>()?;
         let groups = c.count(ROW_GROUPS_MAX)?;
         let fences = (0..groups).map(|_| read_fence(&mut c)).collect::<Option<Vec<_>>>()?;
         let ascending = fences.windows(2).all(|w| {
-            w[0].last_trace <= w[1].first_trace && w[0].offset.checked_add(w[0].length).is_some_and(|e| e <= w[1].offset)
+            w[0].last_trace <= w[1].first_trace
+                && w[0].offset.checked_add(w[0].length).is_some_and(|e| e <= w[1].offset)
         });
         let sane = fences.iter().all(|f| f.first_trace <= f.last_trace && f.rows > 0);
         if !ascending || !sane || !c.is_empty() {
@@ -414,7 +466,14 @@ impl BlockIndex {
                 None
             };
             self.catalogue_by_key.insert(attribute.clone(), at);
-            self.catalogue.push(CatalogueEntry { attribute, values, distinct, distinct_bytes, listed, range });
+            self.catalogue.push(CatalogueEntry {
+                attribute,
+                values,
+                distinct,
+                distinct_bytes,
+                listed,
+                range,
+            });
         }
         c.is_empty().then_some(())
     }
@@ -440,7 +499,11 @@ impl BlockIndex {
     pub(crate) fn chunk(&self, group: usize, column: usize) -> Option<(u32, ChunkMeta)> {
         let bytes = self.group_chunks(group)?;
         let start = self.chunk_start(bytes, column)?;
-        let list_start = if column == 0 { 0 } else { directory_entry(bytes, column - 1)?.1 };
+        let list_start = if column == 0 {
+            0
+        } else {
+            directory_entry(bytes, column - 1)?.1
+        };
         let list_end = directory_entry(bytes, column)?.1;
         let lists = bytes.get(self.schema.len() * 8..)?;
         let meta = read_chunk(lists.get(list_start as usize..list_end as usize)?)?;
@@ -456,14 +519,19 @@ impl BlockIndex {
     }
 
     fn group_chunks(&self, group: usize) -> Option<&[u8]> {
-        self.chunks.get(*self.chunk_starts.get(group)? as usize..*self.chunk_starts.get(group + 1)? as usize)
+        self.chunks
+            .get(*self.chunk_starts.get(group)? as usize..*self.chunk_starts.get(group + 1)? as usize)
     }
 
     fn chunk_start(&self, bytes: &[u8], column: usize) -> Option<u32> {
         if column >= self.schema.len() {
             return None;
         }
-        if column == 0 { Some(0) } else { directory_entry(bytes, column - 1).map(|e| e.0) }
+        if column == 0 {
+            Some(0)
+        } else {
+            directory_entry(bytes, column - 1).map(|e| e.0)
+        }
     }
 
     /// Whose spans these are.
@@ -524,7 +592,9 @@ impl BlockIndex {
 
     /// Whether an attribute can occur in the tail of a row group.
     pub fn tail_may_hold(&self, group: usize, attribute: &AttributeKey) -> bool {
-        let Some(fence) = self.fences.get(group) else { return false };
+        let Some(fence) = self.fences.get(group) else {
+            return false;
+        };
         match self.catalogue_entry(attribute) {
             Some((at, _)) => fence.tail_keys.binary_search(&at).is_ok(),
             None => fence.tail_is_open,
@@ -563,7 +633,11 @@ impl BlockIndex {
             .iter()
             .map(|e| 2 * e.attribute.key.len() + 200 + e.listed.as_deref().map_or(0, list))
             .sum();
-        let fences: usize = self.fences.iter().map(|f| size_of::<Fence>() + f.tail_keys.len() * 4).sum();
+        let fences: usize = self
+            .fences
+            .iter()
+            .map(|f| size_of::<Fence>() + f.tail_keys.len() * 4)
+            .sum();
         self.chunks.len()
             + fences
             + entries
@@ -636,6 +710,21 @@ fn read_owners(bytes: &[u8]) -> Option<Owners> {
         }
     }
     c.is_empty().then_some(owners)
+}
+
+/// The decoders behind the parts' checksums, for the fuzzer.
+pub(crate) fn fuzz_parts(bytes: &[u8]) {
+    let _ = read_owners(bytes);
+    let Some((cut, rest)) = bytes.split_first() else { return };
+    let (core, others) = rest.split_at(usize::from(*cut).min(rest.len()));
+    if let Some(mut index) = BlockIndex::read_core(core) {
+        let _ = index.read_catalogue(others);
+        if index.read_chunks(others.to_vec()).is_some() {
+            for column in 0..index.schema.len() {
+                let _ = (index.chunk(0, column), index.chunk_range(0, column));
+            }
+        }
+    }
 }
 
 /// The bound that [`BlockIndex::names`] and the services list share with catalogue values.

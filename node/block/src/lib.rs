@@ -1,7 +1,7 @@
 //! Blocks: immutable Parquet objects of spans, written once, read by range.
 //!
 //! [`BlockWriter`] turns live tables into one object; [`Block`] reads trace, column or row group back out of any store
-//! behind [`RangeReader`]; [`merge`] makes one large block of many small ones. The bytes are drawn in [`format`].
+//! behind [`RangeReader`]; [`merge()`] makes one large block of many small ones. The bytes are drawn in [`format`].
 //!
 //! What always holds:
 //! - lossless: what was written comes back as the same OTLP span, up to the order of attributes;
@@ -22,8 +22,10 @@ mod encode;
 mod error;
 mod filter;
 pub mod format;
+mod fuzz;
 mod gather;
 mod index;
+mod merge;
 mod order;
 mod page;
 mod range;
@@ -33,11 +35,14 @@ mod rows;
 mod schema;
 mod section;
 mod split;
+pub mod tindex;
 mod writer;
 
 pub use error::{Error, Kind, Result};
 pub use filter::Filters;
+pub use fuzz::fuzz_open;
 pub use index::{BlockIndex, CatalogueEntry, Fence, Totals};
+pub use merge::{MERGE_INPUTS_MAX, MergeOptions, merge};
 pub use range::{MemoryReader, RangeReader, StoreReader};
 pub use reader::{Block, Columns, GAP_BYTES_MAX, RowGroup, SectionLocation};
 pub use rows::{Attribute, AttributeView, CountsView, Owners, RowsView, SpanRows, Sparse, SparseView, Text, TextView};

@@ -60,6 +60,29 @@ impl Layout {
     pub(crate) fn rows(&self) -> usize {
         self.desc.len()
     }
+
+    /// Takes the last row group out again when it is less than half full and another stands before it, and answers its
+    /// first trace: these rows will fill up with what comes next. A piece of a trace that was cut stays.
+    pub(crate) fn put_back_small_group(&mut self) -> Option<TraceId> {
+        let [.., before, last] = self.groups.as_slice() else {
+            return None;
+        };
+        if last.end - last.start > ROW_GROUP_ROWS / 2 || before.end_trace > last.first_trace {
+            return None;
+        }
+        let (start, first_trace) = (last.start, last.first_trace as usize);
+        let id = self.traces[first_trace].id;
+        self.groups.pop();
+        self.traces.truncate(first_trace);
+        self.desc.truncate(start as usize);
+        self.pdelta.truncate(start as usize);
+        for position in &mut self.position {
+            if *position >= start {
+                *position = NONE;
+            }
+        }
+        Some(id)
+    }
 }
 
 /// Whether exactly equal spans are kept or dropped.
@@ -132,7 +155,13 @@ pub(crate) fn bases(sources: &[RowsView<'_>]) -> Vec<u32> {
 fn rank_traces(sources: &[RowsView<'_>]) -> (Vec<TraceId>, Vec<Vec<u32>>) {
     let mut all: Vec<(u128, u32, u32)> = Vec::with_capacity(sources.iter().map(|s| s.traces.len()).sum());
     for (s, source) in sources.iter().enumerate() {
-        all.extend(source.traces.iter().enumerate().map(|(t, id)| (id.to_u128(), s as u32, t as u32)));
+        all.extend(
+            source
+                .traces
+                .iter()
+                .enumerate()
+                .map(|(t, id)| (id.to_u128(), s as u32, t as u32)),
+        );
     }
     all.sort_unstable();
     let mut ids: Vec<TraceId> = Vec::with_capacity(all.len());
@@ -249,7 +278,10 @@ fn place_trace(id: TraceId, scratch: &mut Scratch, layout: &mut Layout) {
         }
     }
     // Nodes are sorted by start, so the first without a parent is the root.
-    let root = nodes.iter().position(|node| node.parent == 0).map_or(NONE, |i| base + place[i]);
+    let root = nodes
+        .iter()
+        .position(|node| node.parent == 0)
+        .map_or(NONE, |i| base + place[i]);
     layout.traces.push(TraceSlot {
         id,
         start: base,
@@ -261,7 +293,14 @@ fn place_trace(id: TraceId, scratch: &mut Scratch, layout: &mut Layout) {
 
 /// Places every span that a root or orphan leads to, in preorder, and answers how many.
 fn place_trees(base: u32, scratch: &mut Scratch, layout: &mut Layout) -> usize {
-    let Scratch { nodes, parent_of, first_child, next_sibling, place, .. } = scratch;
+    let Scratch {
+        nodes,
+        parent_of,
+        first_child,
+        next_sibling,
+        place,
+        ..
+    } = scratch;
     place.clear();
     place.resize(nodes.len(), NONE);
     let mut out = 0u32;
@@ -273,7 +312,11 @@ fn place_trees(base: u32, scratch: &mut Scratch, layout: &mut Layout) -> usize {
         loop {
             place[at as usize] = out;
             let parent = parent_of[at as usize];
-            let distance = if parent == NONE { 0 } else { out - place[parent as usize] };
+            let distance = if parent == NONE {
+                0
+            } else {
+                out - place[parent as usize]
+            };
             layout.position[nodes[at as usize].row as usize] = base + out;
             layout.pdelta.push(distance);
             layout.desc.push(0);
@@ -289,16 +332,37 @@ fn place_trees(base: u32, scratch: &mut Scratch, layout: &mut Layout) -> usize {
 
 /// Cuts the parent link of the earliest span of every circle. Expects [`place_trees`] to have placed the rest.
 fn open_circles(scratch: &mut Scratch) {
-    let Scratch { parent_of, first_child, next_sibling, place, .. } = scratch;
-    for top in 0..place.len() {
-        if place[top] != NONE {
+    let Scratch {
+        parent_of,
+        first_child,
+        next_sibling,
+        place,
+        ..
+    } = scratch;
+    let mut walked_for = vec![NONE; place.len()];
+    for from in 0..place.len() as u32 {
+        if place[from as usize] != NONE {
             continue;
         }
-        parent_of[top] = NONE;
-        let mut at = top as u32;
+        // Upwards from any span that no root leads to, one ends up in a circle; the span need not be in it itself.
+        let mut at = from;
+        while walked_for[at as usize] != from {
+            walked_for[at as usize] = from;
+            at = parent_of[at as usize];
+        }
+        let (entry, mut top) = (at, at);
+        loop {
+            at = parent_of[at as usize];
+            if at == entry {
+                break;
+            }
+            top = top.min(at);
+        }
+        parent_of[top as usize] = NONE;
+        at = top;
         loop {
             place[at as usize] = 0;
-            match descend(at, top as u32, first_child, next_sibling, parent_of, place) {
+            match descend(at, top, first_child, next_sibling, parent_of, place) {
                 Some(next) => at = next,
                 None => break,
             }
@@ -334,7 +398,14 @@ fn descend(
 
 /// Finds every span's parent among the trace's spans and threads the children of each parent in order.
 fn link(scratch: &mut Scratch) {
-    let Scratch { nodes, by_id, parent_of, first_child, next_sibling, .. } = scratch;
+    let Scratch {
+        nodes,
+        by_id,
+        parent_of,
+        first_child,
+        next_sibling,
+        ..
+    } = scratch;
     let n = nodes.len();
     by_id.clear();
     by_id.extend(nodes.iter().enumerate().map(|(i, node)| (node.id, i as u32)));
@@ -350,7 +421,9 @@ fn link(scratch: &mut Scratch) {
         }
         let at = by_id.partition_point(|(id, _)| *id < wanted);
         // Of several spans with that id the earliest is the parent; a span is never its own.
-        let Some(&(found, parent)) = by_id.get(at) else { continue };
+        let Some(&(found, parent)) = by_id.get(at) else {
+            continue;
+        };
         if found != wanted || parent == i as u32 {
             continue;
         }
@@ -376,7 +449,12 @@ fn fill_groups(sources: &[RowsView<'_>], layout: &mut Layout) {
         }
         let whole = end - start <= TRACE_ROWS_MAX && weight(start, end) <= 4 * ROW_GROUP_TEXT_BYTES;
         if whole {
-            let group = open.get_or_insert(Group { start, end, first_trace: t, end_trace: t });
+            let group = open.get_or_insert(Group {
+                start,
+                end,
+                first_trace: t,
+                end_trace: t,
+            });
             (group.end, group.end_trace) = (end, t + 1);
             continue;
         }
@@ -387,7 +465,12 @@ fn fill_groups(sources: &[RowsView<'_>], layout: &mut Layout) {
                 to += 1;
             }
             cut(layout, from, to);
-            layout.groups.push(Group { start: from, end: to, first_trace: t, end_trace: t + 1 });
+            layout.groups.push(Group {
+                start: from,
+                end: to,
+                first_trace: t,
+                end_trace: t + 1,
+            });
             from = to;
         }
     }
@@ -407,7 +490,10 @@ fn cut(layout: &mut Layout, from: u32, to: u32) {
 
 /// Running sums of text bytes by position; `None` when the batch is ordinary and row counts alone decide.
 fn text_weights(sources: &[RowsView<'_>], layout: &Layout) -> Option<Vec<u64>> {
-    let total: usize = sources.iter().map(|s| texts(s).map(|(_, text)| text.bytes.len()).sum::<usize>()).sum();
+    let total: usize = sources
+        .iter()
+        .map(|s| texts(s).map(|(_, text)| text.bytes.len()).sum::<usize>())
+        .sum();
     if (total as u64) * u64::from(ROW_GROUP_ROWS) <= ROW_GROUP_TEXT_BYTES * layout.rows() as u64 {
         return None;
     }
@@ -431,7 +517,14 @@ fn text_weights(sources: &[RowsView<'_>], layout: &Layout) -> Option<Vec<u64>> {
 /// The columns whose bytes are stored row by row.
 fn texts<'v>(source: &'v RowsView<'_>) -> impl Iterator<Item = (&'v [u32], crate::rows::TextView<'v>)> {
     use model::column::Values;
-    let fixed = [&source.trace_state, &source.status_message, &source.events, &source.links, &source.extra, &source.tail];
+    let fixed = [
+        &source.trace_state,
+        &source.status_message,
+        &source.events,
+        &source.links,
+        &source.extra,
+        &source.tail,
+    ];
     let fixed = fixed.into_iter().map(|s| (s.rows, s.text));
     let plain = source.attributes.iter().filter_map(|a| match a.column.values {
         Values::Bytes { offsets, bytes } | Values::Raw { offsets, bytes } => {

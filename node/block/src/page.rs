@@ -53,7 +53,11 @@ pub(crate) struct ChunkMeta {
 impl ChunkMeta {
     /// Bytes of the whole chunk, headers included.
     pub(crate) fn len(&self) -> u64 {
-        self.dictionary.iter().chain(&self.pages).map(|p| u64::from(p.header) + u64::from(p.stored)).sum()
+        self.dictionary
+            .iter()
+            .chain(&self.pages)
+            .map(|p| u64::from(p.header) + u64::from(p.stored))
+            .sum()
     }
 
     /// Values that are not null.
@@ -79,7 +83,11 @@ pub(crate) enum Presence<'a> {
 /// The values of a chunk, one per present row.
 pub(crate) enum Data<'a> {
     /// Ids below `distinct` and the dictionary page's bytes in PLAIN encoding.
-    Dict { ids: &'a [u32], distinct: u32, dictionary: &'a [u8] },
+    Dict {
+        ids: &'a [u32],
+        distinct: u32,
+        dictionary: &'a [u8],
+    },
     /// Byte strings by their end offsets in `bytes`; written with lengths.
     Bytes { ends: &'a [u32], bytes: &'a [u8] },
     /// Fixed-size values of `width` bytes, back to back.
@@ -137,14 +145,20 @@ impl ChunkEncoder {
         out: &mut Vec<u8>,
     ) -> std::io::Result<ChunkMeta> {
         let (encoding, dictionary) = match data {
-            Data::Dict { distinct, dictionary, .. } => {
+            Data::Dict {
+                distinct, dictionary, ..
+            } => {
                 let page = self.dictionary_page(*distinct, dictionary, compress != Compress::Nothing, out)?;
                 (Encoding::Dict, Some(page))
             }
             Data::Bytes { .. } | Data::Fixed { .. } | Data::Bits(_) => (Encoding::Plain, None),
             Data::Split(_) => (Encoding::Split, None),
         };
-        let mut meta = ChunkMeta { encoding, dictionary, pages: Vec::new() };
+        let mut meta = ChunkMeta {
+            encoding,
+            dictionary,
+            pages: Vec::new(),
+        };
         let (mut first_row, mut first_value) = (0u32, 0usize);
         loop {
             let end_row = (first_row + PAGE_ROWS).min(rows);
@@ -155,7 +169,8 @@ impl ChunkEncoder {
                 Presence::Optional(present) => {
                     let end_value = first_value + present[first_value..].partition_point(|r| *r < end_row);
                     self.levels_rows.clear();
-                    self.levels_rows.extend(present[first_value..end_value].iter().map(|r| r - first_row));
+                    self.levels_rows
+                        .extend(present[first_value..end_value].iter().map(|r| r - first_row));
                     rle::encode_rows(&self.levels_rows, page_rows as usize, &mut self.page);
                     end_value
                 }
@@ -254,7 +269,10 @@ fn gather(data: &Data<'_>, from: usize, to: usize, out: &mut Vec<u8>) {
         Data::Fixed { bytes, width } => out.extend_from_slice(&bytes[from * width..to * width]),
         Data::Split(values) => split::encode(&values[from..to], out),
         Data::Bits(values) => out.extend(values[from..to].chunks(8).map(|eight| {
-            eight.iter().enumerate().fold(0u8, |byte, (bit, value)| byte | u8::from(*value) << bit)
+            eight
+                .iter()
+                .enumerate()
+                .fold(0u8, |byte, (bit, value)| byte | u8::from(*value) << bit)
         })),
     }
 }

@@ -37,7 +37,11 @@ impl StoreReader {
 
     async fn one(&self, object: &Arc<str>, range: Range<u64>) -> Result<Bytes> {
         let path = Path::from(&**object);
-        let truncated = |at| Error::Corrupt { object: object.clone(), offset: at, what: "end of object" };
+        let truncated = |at| Error::Corrupt {
+            object: object.clone(),
+            offset: at,
+            what: "end of object",
+        };
         match self.store.get_range(&path, range.clone()).await {
             Ok(bytes) if bytes.len() as u64 == range.end - range.start => Ok(bytes),
             Ok(bytes) => Err(truncated(range.start + bytes.len() as u64)),
@@ -50,7 +54,12 @@ impl StoreReader {
                     return Err(truncated(meta.size));
                 }
                 let (start, end) = (range.start, range.end);
-                Err(Error::Store { object: object.clone(), start, end, source: Arc::new(source) })
+                Err(Error::Store {
+                    object: object.clone(),
+                    start,
+                    end,
+                    source: Arc::new(source),
+                })
             }
         }
     }
@@ -83,7 +92,11 @@ impl RangeReader for MemoryReader {
         let slices = ranges.iter().map(|range| {
             if range.start > range.end || range.end > self.bytes.len() as u64 {
                 let offset = self.bytes.len() as u64;
-                return Err(Error::Corrupt { object: object.clone(), offset, what: "end of object" });
+                return Err(Error::Corrupt {
+                    object: object.clone(),
+                    offset,
+                    what: "end of object",
+                });
             }
             Ok(self.bytes.slice(range.start as usize..range.end as usize))
         });

@@ -49,7 +49,10 @@ pub struct SectionLocation {
 
 impl From<&SectionSummary> for SectionLocation {
     fn from(section: &SectionSummary) -> Self {
-        Self { index: section.index.clone(), bloom: section.bloom.clone() }
+        Self {
+            index: section.index.clone(),
+            bloom: section.bloom.clone(),
+        }
     }
 }
 
@@ -73,12 +76,20 @@ impl Block {
         let object: Arc<str> = object.into();
         let bytes = read_one(&reader, &object, location.index.clone()).await?;
         let index = BlockIndex::open(&object, location.index.start, &bytes, tenant)?;
-        Ok(Self { reader, object, index: Arc::new(index) })
+        Ok(Self {
+            reader,
+            object,
+            index: Arc::new(index),
+        })
     }
 
     /// A block whose index the caller has cached.
     pub fn with_index(reader: Arc<dyn RangeReader>, object: &str, index: Arc<BlockIndex>) -> Self {
-        Self { reader, object: object.into(), index }
+        Self {
+            reader,
+            object: object.into(),
+            index,
+        }
     }
 
     /// The index, to be cached.
@@ -99,14 +110,21 @@ impl Block {
 
     /// The object ranges that [`Block::row_group`] would fetch, for budgets and prefetching.
     pub fn ranges(&self, group: usize, columns: Columns<'_>) -> Result<Vec<Range<u64>>> {
-        let fence =
-            self.index.fences().get(group).ok_or(Error::NoSuch { what: "row group", number: group as u64 })?;
+        let fence = self.index.fences().get(group).ok_or(Error::NoSuch {
+            what: "row group",
+            number: group as u64,
+        })?;
         let whole = fence.offset..fence.offset + fence.length;
-        let Columns::Some(columns) = columns else { return Ok(vec![whole]) };
+        let Columns::Some(columns) = columns else {
+            return Ok(vec![whole]);
+        };
         let mut wanted = Vec::with_capacity(columns.len());
         for &column in columns {
             let range = self.index.chunk_range(group, column);
-            let range = range.ok_or(Error::NoSuch { what: "column", number: column as u64 })?;
+            let range = range.ok_or(Error::NoSuch {
+                what: "column",
+                number: column as u64,
+            })?;
             wanted.push(fence.offset + u64::from(range.start)..fence.offset + u64::from(range.end));
         }
         wanted.sort_by_key(|r| r.start);
@@ -126,7 +144,47 @@ impl Block {
         let parts = self.reader.read(&self.object, &ranges).await?;
         let base = self.index.fences()[group].offset;
         let parts = ranges.iter().map(|r| r.start - base).zip(parts).collect();
-        Ok(RowGroup { object: self.object.clone(), index: self.index.clone(), group, parts })
+        Ok(RowGroup {
+            object: self.object.clone(),
+            index: self.index.clone(),
+            group,
+            parts,
+        })
+    }
+
+    /// The ids of the traces in a row group, ascending: one request for the dictionary page of the trace ids.
+    pub async fn trace_ids(&self, group: usize) -> Result<Vec<TraceId>> {
+        let column = Field::TraceId.ordinal();
+        let (fence, chunk) = self
+            .index
+            .fences()
+            .get(group)
+            .zip(self.index.chunk(group, column))
+            .ok_or(Error::NoSuch {
+                what: "row group",
+                number: group as u64,
+            })?;
+        let (start, meta) = chunk;
+        let at = fence.offset + u64::from(start);
+        let corrupt = || Error::Corrupt {
+            object: self.object.clone(),
+            offset: at,
+            what: "dictionary page",
+        };
+        let page = meta.dictionary.as_ref().ok_or_else(corrupt)?;
+        let range = at..at + u64::from(page.header) + u64::from(page.stored);
+        let bytes = read_one(&self.reader, &self.object, range).await?;
+        let chunk = Chunk {
+            meta: &meta,
+            bytes: &bytes,
+            form: Field::TraceId.form(),
+            optional: false,
+            rows: fence.rows,
+        };
+        match chunk.dictionary() {
+            Ok(Some(Dictionary::Fixed16(ids))) => Ok(ids.into_iter().map(TraceId).collect()),
+            _ => Err(corrupt()),
+        }
     }
 
     /// All spans of a trace, in preorder; empty when it is not here. One request, or one per piece of a trace that was
@@ -145,7 +203,11 @@ impl Block {
 
 pub(crate) async fn read_one(reader: &Arc<dyn RangeReader>, object: &Arc<str>, range: Range<u64>) -> Result<Bytes> {
     let mut parts = reader.read(object, std::slice::from_ref(&range)).await?;
-    parts.pop().ok_or(Error::Corrupt { object: object.clone(), offset: range.start, what: "answer to a range" })
+    parts.pop().ok_or(Error::Corrupt {
+        object: object.clone(),
+        offset: range.start,
+        what: "answer to a range",
+    })
 }
 
 /// Fetched columns of one row group. Cloning shares the bytes.
@@ -159,6 +221,28 @@ pub struct RowGroup {
 }
 
 impl RowGroup {
+    /// A row group from the bytes of its whole range, fetched by the caller beside the index.
+    pub fn from_bytes(object: &Arc<str>, index: Arc<BlockIndex>, group: usize, bytes: Bytes) -> Result<Self> {
+        let fence = index.fences().get(group).ok_or(Error::NoSuch {
+            what: "row group",
+            number: group as u64,
+        })?;
+        if bytes.len() as u64 != fence.length {
+            let offset = fence.offset + bytes.len() as u64;
+            return Err(Error::Corrupt {
+                object: object.clone(),
+                offset,
+                what: "end of row group",
+            });
+        }
+        Ok(Self {
+            object: object.clone(),
+            index,
+            group,
+            parts: vec![(0, bytes)],
+        })
+    }
+
     /// The index it belongs to.
     pub fn index(&self) -> &Arc<BlockIndex> {
         &self.index
@@ -196,17 +280,29 @@ impl RowGroup {
 
     /// Runs `read` on a column's chunk.
     fn chunk<T>(&self, column: usize, read: impl FnOnce(&Chunk<'_>) -> Result<T, Bad>) -> Result<T> {
-        let (start, meta) = self
-            .index
-            .chunk(self.group, column)
-            .ok_or_else(|| self.corrupt(column, Bad { at: 0, what: "page list" }))?;
+        let (start, meta) = self.index.chunk(self.group, column).ok_or_else(|| {
+            self.corrupt(
+                column,
+                Bad {
+                    at: 0,
+                    what: "page list",
+                },
+            )
+        })?;
         let (start, length) = (u64::from(start), meta.len());
-        let part = self.parts.partition_point(|(at, _)| *at <= start).checked_sub(1).map(|i| &self.parts[i]);
+        let part = self
+            .parts
+            .partition_point(|(at, _)| *at <= start)
+            .checked_sub(1)
+            .map(|i| &self.parts[i]);
         let bytes = part.and_then(|(at, bytes)| {
             let from = (start - at) as usize;
             bytes.get(from..from + length as usize)
         });
-        let bytes = bytes.ok_or(Error::NoSuch { what: "fetched column", number: column as u64 })?;
+        let bytes = bytes.ok_or(Error::NoSuch {
+            what: "fetched column",
+            number: column as u64,
+        })?;
         let schema = self.index.schema();
         let chunk = Chunk {
             meta: &meta,
@@ -248,7 +344,9 @@ impl RowGroup {
             return Ok(empty);
         };
         let (from, to) = (first / PAGE_ROWS, last / PAGE_ROWS + 1);
-        let mut column = self.chunk(column, |chunk| chunk.decode(from as usize, to as usize))?.into_column(form);
+        let mut column = self
+            .chunk(column, |chunk| chunk.decode(from as usize, to as usize))?
+            .into_column(form);
         let base = from * PAGE_ROWS;
         match &mut column.rows {
             Some(rows) => rows.iter_mut().for_each(|r| *r += base),
@@ -261,7 +359,10 @@ impl RowGroup {
     /// dictionary of text. A value that is not here is in no row.
     pub fn distinct_texts(&self, column: usize) -> Result<Option<Dict>> {
         Ok(match self.chunk(column, |chunk| chunk.dictionary())? {
-            Some(Dictionary::Text(text)) => Some(Dict::Bytes { offsets: text.offsets, bytes: text.bytes }),
+            Some(Dictionary::Text(text)) => Some(Dict::Bytes {
+                offsets: text.offsets,
+                bytes: text.bytes,
+            }),
             _ => None,
         })
     }
@@ -273,7 +374,10 @@ impl RowGroup {
             Field::Start => {
                 let starts = self.starts(&(0..self.len() as u32))?;
                 let values = starts.into_iter().map(u64::cast_signed).collect();
-                Ok(Column { rows: None, values: OwnedValues::Int(values) })
+                Ok(Column {
+                    rows: None,
+                    values: OwnedValues::Int(values),
+                })
             }
             Field::Status => {
                 let mut column = self.column(field.ordinal())?;
@@ -300,17 +404,27 @@ impl RowGroup {
     fn traces_in(&self, rows: &Range<u32>) -> Result<(Vec<u32>, Vec<TraceId>)> {
         let column = Field::TraceId.ordinal();
         match self.decode_rows(column, rows)?.values {
-            Plain::Ids { ids, dictionary: Dictionary::Fixed16(values) } => {
-                Ok((ids, values.into_iter().map(TraceId).collect()))
-            }
-            _ => Err(self.corrupt(column, Bad { at: 0, what: "trace ids" })),
+            Plain::Ids {
+                ids,
+                dictionary: Dictionary::Fixed16(values),
+            } => Ok((ids, values.into_iter().map(TraceId).collect())),
+            _ => Err(self.corrupt(
+                column,
+                Bad {
+                    at: 0,
+                    what: "trace ids",
+                },
+            )),
         }
     }
 
     /// Per row: rows of the subtree below, and distance up to the parent (0 for roots and orphans).
     pub fn structure(&self) -> Result<(Vec<u32>, Vec<u32>)> {
         let rows = 0..self.len() as u32;
-        Ok((self.numbers32(Field::Descendants, &rows)?, self.numbers32(Field::ParentDistance, &rows)?))
+        Ok((
+            self.numbers32(Field::Descendants, &rows)?,
+            self.numbers32(Field::ParentDistance, &rows)?,
+        ))
     }
 
     /// A required column of whole numbers, dictionary resolved.
@@ -321,7 +435,11 @@ impl RowGroup {
     }
 
     fn numbers32(&self, field: Field, rows: &Range<u32>) -> Result<Vec<u32>> {
-        let numbers = self.numbers(field, rows)?.into_iter().map(u32::try_from).collect::<Result<Vec<_>, _>>();
+        let numbers = self
+            .numbers(field, rows)?
+            .into_iter()
+            .map(u32::try_from)
+            .collect::<Result<Vec<_>, _>>();
         numbers.map_err(|_| self.corrupt(field.ordinal(), Bad { at: 0, what: "numbers" }))
     }
 
@@ -332,14 +450,19 @@ impl RowGroup {
         if bases.len() != starts.len() {
             return Err(self.corrupt(column, Bad { at: 0, what: "numbers" }));
         }
-        starts.iter_mut().zip(bases).for_each(|(start, base)| *start = start.wrapping_add(base));
+        starts
+            .iter_mut()
+            .zip(bases)
+            .for_each(|(start, base)| *start = start.wrapping_add(base));
         Ok(starts)
     }
 
     /// The rows of a trace; `None` when it is not in this row group. Needs [`Field::TraceId`].
     pub fn trace_rows(&self, trace: &TraceId) -> Result<Option<Range<u32>>> {
         let (ordinals, ids) = self.traces()?;
-        let Ok(ordinal) = ids.binary_search(trace) else { return Ok(None) };
+        let Ok(ordinal) = ids.binary_search(trace) else {
+            return Ok(None);
+        };
         let ordinal = ordinal as u32;
         let start = ordinals.partition_point(|o| *o < ordinal) as u32;
         let end = ordinals.partition_point(|o| *o <= ordinal) as u32;
@@ -368,7 +491,9 @@ impl RowGroup {
 
     /// The file columns that [`RowGroup::attribute`] reads for `key` in a row group.
     pub fn attribute_columns(index: &BlockIndex, group: usize, key: &[u8]) -> Vec<usize> {
-        let mut columns: Vec<usize> = attribute_types(key).filter_map(|a| index.attribute_column(&a)).collect();
+        let mut columns: Vec<usize> = attribute_types(key)
+            .filter_map(|a| index.attribute_column(&a))
+            .collect();
         if attribute_types(key).any(|a| index.tail_may_hold(group, &a)) {
             columns.push(Field::Tail.ordinal());
         }
@@ -378,8 +503,14 @@ impl RowGroup {
     /// An attribute of resources or of instrumentation scopes as a dictionary over the owners' ids: a predicate is
     /// evaluated once per owner. Needs [`Field::Resource`] or [`Field::Scope`].
     pub fn owner_attribute(&self, scope: Scope, key: &[u8]) -> Result<Option<Column>> {
-        let Some(dict) = self.index.owner_values(scope, key)? else { return Ok(None) };
-        let field = if scope == Scope::Resource { Field::Resource } else { Field::Scope };
+        let Some(dict) = self.index.owner_values(scope, key)? else {
+            return Ok(None);
+        };
+        let field = if scope == Scope::Resource {
+            Field::Resource
+        } else {
+            Field::Scope
+        };
         self.owner_column(field, dict).map(Some)
     }
 
@@ -388,16 +519,31 @@ impl RowGroup {
         let ids = self.numbers32(field, &(0..self.len() as u32))?;
         let owners = dict.view().len() as u32;
         if ids.iter().any(|id| *id >= owners) {
-            return Err(self.corrupt(field.ordinal(), Bad { at: 0, what: "owner id" }));
+            return Err(self.corrupt(
+                field.ordinal(),
+                Bad {
+                    at: 0,
+                    what: "owner id",
+                },
+            ));
         }
-        Ok(Column { rows: None, values: OwnedValues::Dict { ids, dict } })
+        Ok(Column {
+            rows: None,
+            values: OwnedValues::Dict { ids, dict },
+        })
     }
 }
 
 fn attribute_types(key: &[u8]) -> impl Iterator<Item = AttributeKey> {
-    [ValueType::String, ValueType::Int, ValueType::Double, ValueType::Bool, ValueType::Raw]
-        .into_iter()
-        .map(move |t| AttributeKey::new(key, t))
+    [
+        ValueType::String,
+        ValueType::Int,
+        ValueType::Double,
+        ValueType::Bool,
+        ValueType::Raw,
+    ]
+    .into_iter()
+    .map(move |t| AttributeKey::new(key, t))
 }
 
 impl BlockIndex {

@@ -137,7 +137,10 @@ fn next_piece<'a>(bytes: &mut &'a [u8], width: u8, left: usize) -> Result<Piece<
         return Err(Malformed);
     }
     let packed = split(bytes, n * usize::from(width))?;
-    Ok(Piece::Literal { packed, count: count.min(left) })
+    Ok(Piece::Literal {
+        packed,
+        count: count.min(left),
+    })
 }
 
 /// Appends exactly `count` ids.
@@ -189,7 +192,11 @@ pub(crate) fn decode_rows(mut bytes: &[u8], count: usize, base: u32, rows: &mut 
             }
         }
     }
-    if bytes.is_empty() { Ok(rows.len() - before) } else { Err(Malformed) }
+    if bytes.is_empty() {
+        Ok(rows.len() - before)
+    } else {
+        Err(Malformed)
+    }
 }
 
 /// Appends definition levels (0 or 1) for `count` rows of which `present` (ascending, relative to the page) hold a
@@ -348,14 +355,26 @@ mod tests {
                 encode_rows(&rows, count, &mut bytes);
                 let mut back = Vec::new();
                 assert_eq!(decode_rows(&bytes, count, 1000, &mut back), Ok(rows.len()));
-                assert_eq!(back, rows.iter().map(|r| r + 1000).collect::<Vec<_>>(), "{count} {keep}");
+                assert_eq!(
+                    back,
+                    rows.iter().map(|r| r + 1000).collect::<Vec<_>>(),
+                    "{count} {keep}"
+                );
             }
         }
     }
 
     #[test]
     fn hostile_bytes_are_malformed_not_endless() {
-        for bytes in [&[][..], &[0x00], &[0x01], &[0xff; 6], &[0x02], &[0x03], &[0xfe, 0xff, 0xff, 0xff, 0x0f, 1]] {
+        for bytes in [
+            &[][..],
+            &[0x00],
+            &[0x01],
+            &[0xff; 6],
+            &[0x02],
+            &[0x03],
+            &[0xfe, 0xff, 0xff, 0xff, 0x0f, 1],
+        ] {
             assert!(decode(bytes, 3, 100, &mut Vec::new()).is_err(), "{bytes:?}");
             assert!(decode_rows(bytes, 100, 0, &mut Vec::new()).is_err(), "{bytes:?}");
         }

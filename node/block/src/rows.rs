@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use model::column::{Column, ColumnView, DictView, OwnedValues, Rows, Values, slice_at};
+use model::column::{Column, ColumnView, Dict, DictView, OwnedValues, Rows, Values, slice_at};
 use model::otlp::{self, SpanParts};
 use model::{SpanTable, TraceId, ValueRef, ValueType};
 
@@ -119,15 +119,27 @@ pub struct RowsView<'a> {
 }
 
 fn sparse(column: &model::table::SparseBytes) -> SparseView<'_> {
-    SparseView { rows: column.rows(), text: TextView { offsets: column.offsets(), bytes: column.bytes() } }
+    SparseView {
+        rows: column.rows(),
+        text: TextView {
+            offsets: column.offsets(),
+            bytes: column.bytes(),
+        },
+    }
 }
 
 fn counts(column: &model::table::SparseCounts) -> CountsView<'_> {
-    CountsView { rows: column.rows(), counts: column.counts() }
+    CountsView {
+        rows: column.rows(),
+        counts: column.counts(),
+    }
 }
 
 fn interned(interner: &model::table::Interner) -> TextView<'_> {
-    TextView { offsets: interner.offsets(), bytes: interner.bytes() }
+    TextView {
+        offsets: interner.offsets(),
+        bytes: interner.bytes(),
+    }
 }
 
 impl<'a> RowsView<'a> {
@@ -173,7 +185,11 @@ impl<'a> RowsView<'a> {
             attributes: table
                 .attributes()
                 .iter()
-                .map(|c| AttributeView { key: c.key(), value_type: c.value_type(), column: c.view() })
+                .map(|c| AttributeView {
+                    key: c.key(),
+                    value_type: c.value_type(),
+                    column: c.view(),
+                })
                 .collect(),
         }
     }
@@ -228,7 +244,7 @@ impl<'a> RowsView<'a> {
             }
             let mut walk = model::proto::Fields::new(self.tail.get(row));
             while let Ok(Some(entry)) = walk.next_field() {
-                fields.push(entry.raw.to_vec());
+                fields.push(respell(&entry));
             }
             fields.sort_unstable();
             fields.iter().for_each(|f| out.extend_from_slice(f));
@@ -237,6 +253,17 @@ impl<'a> RowsView<'a> {
         crate::cursor::put_bytes(out, self.resources.get(self.resource[at] as usize));
         crate::cursor::put_bytes(out, self.scopes.get(self.scope[at] as usize));
     }
+}
+
+/// An attribute field in the spelling of [`model::table::write_attribute`] where that loses nothing.
+fn respell(entry: &model::proto::Entry<'_>) -> Vec<u8> {
+    let plain = || {
+        let pair = otlp::read_key_value(entry.bytes().ok()?).ok().filter(|p| p.is_plain)?;
+        let mut field = Vec::new();
+        model::table::write_attribute(&mut field, pair.key, ValueRef::from_any_value(pair.value).ok()?);
+        Some(field)
+    };
+    plain().unwrap_or_else(|| entry.raw.to_vec())
 }
 
 impl<'a> SparseView<'a> {
@@ -249,7 +276,11 @@ impl<'a> SparseView<'a> {
 impl CountsView<'_> {
     /// The number of `row`, 0 when it has none.
     pub fn get(&self, row: u32) -> u32 {
-        self.rows.binary_search(&row).ok().and_then(|at| self.counts.get(at).copied()).unwrap_or(0)
+        self.rows
+            .binary_search(&row)
+            .ok()
+            .and_then(|at| self.counts.get(at).copied())
+            .unwrap_or(0)
     }
 }
 
@@ -272,15 +303,21 @@ impl<'a> AttributeView<'a> {
 /// Value `at` of a column of attributes.
 pub(crate) fn value_at<'a>(values: &Values<'a>, at: usize) -> Option<ValueRef<'a>> {
     Some(match values {
-        Values::Dict { ids, dict: DictView::Bytes { offsets, bytes } } => {
-            ValueRef::String(slice_at(offsets, bytes, *ids.get(at)? as usize))
-        }
+        Values::Dict {
+            ids,
+            dict: DictView::Bytes { offsets, bytes },
+        } => ValueRef::String(slice_at(offsets, bytes, *ids.get(at)? as usize)),
         Values::Bytes { offsets, bytes } => ValueRef::String(slice_at(offsets, bytes, at)),
         Values::Raw { offsets, bytes } => ValueRef::Raw(slice_at(offsets, bytes, at)),
         Values::Int(values) => ValueRef::Int(*values.get(at)?),
         Values::Double(values) => ValueRef::Double(*values.get(at)?),
         Values::Bool(values) => ValueRef::Bool(*values.get(at)?),
-        Values::Dict { dict: DictView::Values(_), .. } | Values::Fixed8(_) | Values::Fixed16(_) => return None,
+        Values::Dict {
+            dict: DictView::Values(_),
+            ..
+        }
+        | Values::Fixed8(_)
+        | Values::Fixed16(_) => return None,
     })
 }
 
@@ -295,7 +332,10 @@ pub struct Text {
 
 impl Default for Text {
     fn default() -> Self {
-        Self { offsets: vec![0], bytes: Vec::new() }
+        Self {
+            offsets: vec![0],
+            bytes: Vec::new(),
+        }
     }
 }
 
@@ -303,12 +343,16 @@ impl Text {
     /// Adds a string.
     pub fn push(&mut self, value: &[u8]) {
         self.bytes.extend_from_slice(value);
-        self.offsets.push(u32::try_from(self.bytes.len()).expect("a row group's text is bounded far below 4 GiB"));
+        self.offsets
+            .push(u32::try_from(self.bytes.len()).expect("a row group's text is bounded far below 4 GiB"));
     }
 
     /// Borrows it.
     pub fn view(&self) -> TextView<'_> {
-        TextView { offsets: &self.offsets, bytes: &self.bytes }
+        TextView {
+            offsets: &self.offsets,
+            bytes: &self.bytes,
+        }
     }
 }
 
@@ -324,7 +368,10 @@ pub struct Sparse {
 impl Sparse {
     /// Borrows it.
     pub fn view(&self) -> SparseView<'_> {
-        SparseView { rows: &self.rows, text: self.text.view() }
+        SparseView {
+            rows: &self.rows,
+            text: self.text.view(),
+        }
     }
 }
 
@@ -413,7 +460,9 @@ impl SpanRows {
             let resource = resources.of(self.resource[row as usize], self.resource(row), |m, u| {
                 table.intern_resource(m, u)
             })?;
-            let scope = scopes.of(self.scope[row as usize], self.scope(row), |m, u| table.intern_scope(m, u))?;
+            let scope = scopes.of(self.scope[row as usize], self.scope(row), |m, u| {
+                table.intern_scope(m, u)
+            })?;
             span.clear();
             view.write_span(row, &mut span);
             table.append(resource, scope, &span).map_err(crate::Error::Model)?;
@@ -447,7 +496,10 @@ impl SpanRows {
             links: self.links.view(),
             extra: self.extra.view(),
             tail: self.tail.view(),
-            dropped: [0, 1, 2].map(|i| CountsView { rows: &self.dropped[i].0, counts: &self.dropped[i].1 }),
+            dropped: [0, 1, 2].map(|i| CountsView {
+                rows: &self.dropped[i].0,
+                counts: &self.dropped[i].1,
+            }),
             attributes: self
                 .attributes
                 .iter()
@@ -479,9 +531,14 @@ impl SpanRows {
                 let value_type = ValueType::of(value);
                 let is_column = pair.is_plain
                     && wanted(key, value_type)
-                    && !self.attributes.iter().any(|a| *a.key.key == *key && a.key.value_type == value_type);
+                    && !self
+                        .attributes
+                        .iter()
+                        .any(|a| *a.key.key == *key && a.key.value_type == value_type);
                 if is_column {
-                    let place = columns.iter().position(|(k, _)| *k.key == *key && k.value_type == value_type);
+                    let place = columns
+                        .iter()
+                        .position(|(k, _)| *k.key == *key && k.value_type == value_type);
                     let place = place.unwrap_or_else(|| {
                         columns.push((AttributeKey::new(key, value_type), Builder::new(value_type)));
                         columns.len() - 1
@@ -498,7 +555,10 @@ impl SpanRows {
             }
         }
         self.tail = rest;
-        self.attributes.extend(columns.into_iter().map(|(key, b)| Attribute { key, column: b.finish() }));
+        self.attributes.extend(columns.into_iter().map(|(key, b)| Attribute {
+            key,
+            column: b.finish(),
+        }));
         Ok(())
     }
 }
@@ -508,12 +568,7 @@ impl SpanRows {
 struct Ids(Vec<Option<u32>>);
 
 impl Ids {
-    fn of(
-        &mut self,
-        id: u32,
-        blob: &[u8],
-        intern: impl FnOnce(Option<&[u8]>, &[u8]) -> u32,
-    ) -> crate::Result<u32> {
+    fn of(&mut self, id: u32, blob: &[u8], intern: impl FnOnce(Option<&[u8]>, &[u8]) -> u32) -> crate::Result<u32> {
         let at = id as usize;
         if self.0.len() <= at {
             self.0.resize(at + 1, None);
@@ -528,23 +583,42 @@ impl Ids {
     }
 }
 
-/// Collects one sparse attribute column value by value.
+/// Collects one sparse attribute column value by value. Text is interned: a key that fell into the tail of one block
+/// may be frequent, and few-valued, in the block it is merged into.
 #[derive(Debug)]
 pub(crate) struct Builder {
     rows: Vec<u32>,
-    values: OwnedValues,
+    values: Building,
+}
+
+#[derive(Debug)]
+enum Building {
+    String {
+        ids: Vec<u32>,
+        dict: model::table::Interner,
+    },
+    Int(Vec<i64>),
+    Double(Vec<f64>),
+    Bool(Vec<bool>),
+    Raw(Text),
 }
 
 impl Builder {
     pub(crate) fn new(value_type: ValueType) -> Self {
         let values = match value_type {
-            ValueType::String => OwnedValues::Bytes { offsets: vec![0], bytes: Vec::new() },
-            ValueType::Raw => OwnedValues::Raw { offsets: vec![0], bytes: Vec::new() },
-            ValueType::Int => OwnedValues::Int(Vec::new()),
-            ValueType::Double => OwnedValues::Double(Vec::new()),
-            ValueType::Bool => OwnedValues::Bool(Vec::new()),
+            ValueType::String => Building::String {
+                ids: Vec::new(),
+                dict: model::table::Interner::default(),
+            },
+            ValueType::Int => Building::Int(Vec::new()),
+            ValueType::Double => Building::Double(Vec::new()),
+            ValueType::Bool => Building::Bool(Vec::new()),
+            ValueType::Raw => Building::Raw(Text::default()),
         };
-        Self { rows: Vec::new(), values }
+        Self {
+            rows: Vec::new(),
+            values,
+        }
     }
 
     /// Adds the value of `row`; no when that row has one already or the type differs.
@@ -553,14 +627,11 @@ impl Builder {
             return false;
         }
         match (&mut self.values, value) {
-            (OwnedValues::Bytes { offsets, bytes }, ValueRef::String(v))
-            | (OwnedValues::Raw { offsets, bytes }, ValueRef::Raw(v)) => {
-                bytes.extend_from_slice(v);
-                offsets.push(u32::try_from(bytes.len()).expect("a row group's text is bounded far below 4 GiB"));
-            }
-            (OwnedValues::Int(values), ValueRef::Int(v)) => values.push(v),
-            (OwnedValues::Double(values), ValueRef::Double(v)) => values.push(v),
-            (OwnedValues::Bool(values), ValueRef::Bool(v)) => values.push(v),
+            (Building::String { ids, dict }, ValueRef::String(v)) => ids.push(dict.intern(v)),
+            (Building::Raw(text), ValueRef::Raw(v)) => text.push(v),
+            (Building::Int(values), ValueRef::Int(v)) => values.push(v),
+            (Building::Double(values), ValueRef::Double(v)) => values.push(v),
+            (Building::Bool(values), ValueRef::Bool(v)) => values.push(v),
             _ => return false,
         }
         self.rows.push(row);
@@ -568,6 +639,22 @@ impl Builder {
     }
 
     pub(crate) fn finish(self) -> Column {
-        Column { rows: Some(self.rows), values: self.values }
+        let values = match self.values {
+            Building::String { ids, dict } => {
+                let (offsets, bytes) = (dict.offsets().to_vec(), dict.bytes().to_vec());
+                OwnedValues::Dict {
+                    ids,
+                    dict: Arc::new(Dict::Bytes { offsets, bytes }),
+                }
+            }
+            Building::Int(values) => OwnedValues::Int(values),
+            Building::Double(values) => OwnedValues::Double(values),
+            Building::Bool(values) => OwnedValues::Bool(values),
+            Building::Raw(Text { offsets, bytes }) => OwnedValues::Raw { offsets, bytes },
+        };
+        Column {
+            rows: Some(self.rows),
+            values,
+        }
     }
 }

@@ -13,7 +13,9 @@ use parquet::basic::{LogicalType, Repetition, TimeUnit, Type as Physical};
 use parquet::schema::types::Type as ParquetType;
 
 use crate::error::Result;
-use crate::format::{ATTRIBUTE_COLUMNS_MAX, ID_LIKE_DISTINCT, ID_LIKE_MEAN_BYTES, PRESENCE_FLOOR_DIVISOR, ROW_GROUP_ROWS};
+use crate::format::{
+    ATTRIBUTE_COLUMNS_MAX, ID_LIKE_DISTINCT, ID_LIKE_MEAN_BYTES, PRESENCE_FLOOR_DIVISOR, ROW_GROUP_ROWS,
+};
 
 /// A column every block has. The number is its place in the file and its code in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -240,7 +242,10 @@ pub struct AttributeKey {
 impl AttributeKey {
     /// Names an attribute.
     pub fn new(key: &[u8], value_type: ValueType) -> Self {
-        Self { key: key.into(), value_type }
+        Self {
+            key: key.into(),
+            value_type,
+        }
     }
 
     /// The seed of its filter keys ([`crate::bloom::hash`]). Part of the format.
@@ -423,7 +428,11 @@ impl Schema {
                 Form::Text => (Physical::BYTE_ARRAY, Some(LogicalType::String), -1),
                 Form::Bytes => (Physical::BYTE_ARRAY, None, -1),
             };
-            let repetition = if self.is_optional(column) { Repetition::OPTIONAL } else { Repetition::REQUIRED };
+            let repetition = if self.is_optional(column) {
+                Repetition::OPTIONAL
+            } else {
+                Repetition::REQUIRED
+            };
             let field = ParquetType::primitive_type_builder(name, physical)
                 .with_repetition(repetition)
                 .with_logical_type(logical)
@@ -431,7 +440,9 @@ impl Schema {
                 .build()?;
             fields.push(Arc::new(field));
         }
-        Ok(Arc::new(ParquetType::group_type_builder("span").with_fields(fields).build()?))
+        Ok(Arc::new(
+            ParquetType::group_type_builder("span").with_fields(fields).build()?,
+        ))
     }
 
     /// The Arrow schema to embed: text comes back as dictionaries instead of one string per row.

@@ -10,7 +10,7 @@ use crate::catalogue::{Catalogue, Listed};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::format::{
-    BLOOM_MAGIC, CATALOGUE_VALUE_BYTES_MAX, TRACE_FILTER_RATE, VALUE_FILTER_DIVISOR, VALUE_FILTER_RATE, VERSION,
+    BLOOM_MAGIC, CATALOGUE_VALUE_BYTES_MAX, TRACE_FILTER_BITS, VALUE_FILTER_BITS, VALUE_FILTER_DIVISOR, VERSION,
 };
 use crate::index::{Fence, IndexParts, LISTED_NAMES_MAX, Totals};
 use crate::order::NONE;
@@ -73,7 +73,10 @@ impl Section {
         Self {
             tenant: tenant.clone(),
             first_group,
-            totals: Totals { min_start: u64::MAX, ..Totals::default() },
+            totals: Totals {
+                min_start: u64::MAX,
+                ..Totals::default()
+            },
             fences: Vec::new(),
             chunk_lists: Vec::new(),
             resources: OwnerIds::default(),
@@ -141,12 +144,19 @@ impl Section {
             .zip(&self.value_hashes)
             .filter(|(def, hashes)| def.id_like && !hashes.is_empty())
             .map(|(def, hashes)| (def.attribute.seed(), hashes.as_slice()))
-            .chain([(TAIL_SEED, self.tail_hashes.as_slice())].into_iter().filter(|(_, h)| !h.is_empty()))
-            .map(|(seed, hashes)| (seed, hashes, bloom::bytes_for(hashes.len(), VALUE_FILTER_RATE)))
+            .chain(
+                [(TAIL_SEED, self.tail_hashes.as_slice())]
+                    .into_iter()
+                    .filter(|(_, h)| !h.is_empty()),
+            )
+            .map(|(seed, hashes)| (seed, hashes, bloom::bytes_for(hashes.len(), VALUE_FILTER_BITS)))
             .collect();
         wanted.sort_by_key(|(_, _, size)| *size);
         let trace = (TRACE_SEED, self.trace_hashes.as_slice());
-        let mut filters = vec![(trace.0, bloom::build(trace.1, bloom::bytes_for(trace.1.len(), TRACE_FILTER_RATE)))];
+        let mut filters = vec![(
+            trace.0,
+            bloom::build(trace.1, bloom::bytes_for(trace.1.len(), TRACE_FILTER_BITS)),
+        )];
         for (seed, hashes, size) in wanted {
             // A filter a page long costs nothing against the block's own overhead, so tiny blocks have theirs too.
             if size <= room || size <= 4096 {
@@ -159,7 +169,10 @@ impl Section {
 
     /// The index section's bytes and the totals.
     pub(crate) fn finish(self, schema: &Schema) -> Result<(Vec<u8>, Totals, Vec<TraceId>)> {
-        let owners = Owners { resources: self.resources.text, scopes: self.scopes.text };
+        let owners = Owners {
+            resources: self.resources.text,
+            scopes: self.scopes.text,
+        };
         let (catalogue, catalogue_is_whole) = self.catalogue.finish();
         let mut services: Vec<&[u8]> = self.services.iter().map(|s| &**s).collect();
         services.sort_unstable();

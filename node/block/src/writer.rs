@@ -97,7 +97,14 @@ impl<W: Write + Send> BlockWriter<W> {
             .build();
         parquet::arrow::add_encoded_arrow_schema_to_metadata(&schema.arrow(), &mut properties);
         let file = SerializedFileWriter::new(Counted { sink, bytes: 0 }, schema.parquet()?, Arc::new(properties))?;
-        Ok(Self { file, schema, chunker: Chunker::new()?, open: None, done: Vec::new(), row_groups: 0 })
+        Ok(Self {
+            file,
+            schema,
+            chunker: Chunker::new()?,
+            open: None,
+            done: Vec::new(),
+            row_groups: 0,
+        })
     }
 
     /// Writes the whole section of one tenant: all rows of `tables`, each trace in one piece.
@@ -119,16 +126,34 @@ impl<W: Write + Send> BlockWriter<W> {
     pub(crate) fn append(&mut self, sources: &[RowsView<'_>], duplicates: Duplicates) -> Result<()> {
         let rows: u64 = sources.iter().map(|s| s.len() as u64).sum();
         if rows >= u64::from(u32::MAX) {
-            return Err(Error::TooLarge { what: "spans in one batch", found: rows, limit: u32::MAX.into() });
+            return Err(Error::TooLarge {
+                what: "spans in one batch",
+                found: rows,
+                limit: u32::MAX.into(),
+            });
         }
         let layout = order::lay_out(sources, duplicates);
+        self.append_laid_out(sources, &layout)
+    }
+
+    /// Appends the rows that `layout` places.
+    pub(crate) fn append_laid_out(&mut self, sources: &[RowsView<'_>], layout: &Layout) -> Result<()> {
         let section = self.open.as_mut().expect("a section is begun before rows are appended");
         if section.fences.len() + layout.groups.len() > ROW_GROUPS_MAX {
             let found = (section.fences.len() + layout.groups.len()) as u64;
-            return Err(Error::TooLarge { what: "row groups in one section", found, limit: ROW_GROUPS_MAX as u64 });
+            return Err(Error::TooLarge {
+                what: "row groups in one section",
+                found,
+                limit: ROW_GROUPS_MAX as u64,
+            });
         }
-        let batch = encode_batch(sources, &layout, &self.schema, section, &mut self.chunker)?;
-        self.write_groups(&layout, batch)
+        let batch = encode_batch(sources, layout, &self.schema, section, &mut self.chunker)?;
+        self.write_groups(layout, batch)
+    }
+
+    /// The columns of the block.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// Ends the open section, if any.
@@ -138,8 +163,11 @@ impl<W: Write + Send> BlockWriter<W> {
 
     fn write_groups(&mut self, layout: &Layout, batch: EncodedBatch) -> Result<()> {
         let descriptor = self.file.schema_descr().clone();
-        let columns: Vec<(Bytes, Vec<(usize, Compress, ChunkMeta)>)> =
-            batch.columns.into_iter().map(|c| (Bytes::from(c.bytes), c.chunks)).collect();
+        let columns: Vec<(Bytes, Vec<(usize, Compress, ChunkMeta)>)> = batch
+            .columns
+            .into_iter()
+            .map(|c| (Bytes::from(c.bytes), c.chunks))
+            .collect();
         for (g, (group, facts)) in layout.groups.iter().zip(batch.facts).enumerate() {
             let offset = self.file.bytes_written() as u64;
             let mut row_group = self.file.next_row_group()?;
@@ -154,7 +182,11 @@ impl<W: Write + Send> BlockWriter<W> {
             self.row_groups += 1;
             let length = self.file.bytes_written() as u64 - offset;
             if length > u64::from(u32::MAX) {
-                return Err(Error::TooLarge { what: "bytes of one row group", found: length, limit: u32::MAX.into() });
+                return Err(Error::TooLarge {
+                    what: "bytes of one row group",
+                    found: length,
+                    limit: u32::MAX.into(),
+                });
             }
             let section = self.open.as_mut().expect("a section is begun before rows are appended");
             note_group(section, layout, group, facts, offset, length);
@@ -184,11 +216,24 @@ impl<W: Write + Send> BlockWriter<W> {
                 (Some(a), Some(b)) => a.offset..b.offset + b.length,
                 _ => 0..0,
             };
-            let traces = section.fences.first().zip(section.fences.last()).map(|(a, b)| (a.first_trace, b.last_trace));
+            let traces = section
+                .fences
+                .first()
+                .zip(section.fences.last())
+                .map(|(a, b)| (a.first_trace, b.last_trace));
             let (bytes, totals, split_traces) = section.finish(&self.schema)?;
             self.file.write_all(&bytes)?;
             let index = start..self.file.bytes_written() as u64;
-            sections.push(SectionSummary { tenant, row_groups, data, index, bloom, totals, traces, split_traces });
+            sections.push(SectionSummary {
+                tenant,
+                row_groups,
+                data,
+                index,
+                bloom,
+                totals,
+                traces,
+                split_traces,
+            });
         }
         let footer = KeyValue::new(FOOTER_KEY.to_owned(), footer_text(&sections));
         self.file.append_key_value_metadata(footer);
@@ -343,12 +388,20 @@ pub struct Parts<F> {
 impl<F: FnMut(Bytes) -> std::io::Result<()>> Parts<F> {
     /// Parts of `part_bytes` each, the last one shorter.
     pub fn new(part_bytes: usize, give: F) -> Self {
-        Self { part_bytes: part_bytes.max(1), buffer: Vec::new(), give }
+        Self {
+            part_bytes: part_bytes.max(1),
+            buffer: Vec::new(),
+            give,
+        }
     }
 
     /// Hands over what is left. Without this call the last part is lost.
     pub fn finish(mut self) -> std::io::Result<()> {
-        if self.buffer.is_empty() { Ok(()) } else { (self.give)(Bytes::from(std::mem::take(&mut self.buffer))) }
+        if self.buffer.is_empty() {
+            Ok(())
+        } else {
+            (self.give)(Bytes::from(std::mem::take(&mut self.buffer)))
+        }
     }
 }
 

@@ -34,7 +34,11 @@ impl<'a> Batch<'a> {
         }
         for (s, (base, source)) in self.bases.iter().zip(self.sources).enumerate() {
             for (place, row) in source.tail.rows.iter().enumerate() {
-                entries.push((self.layout.position[(base + row) as usize], raw + s as u32, place as u32));
+                entries.push((
+                    self.layout.position[(base + row) as usize],
+                    raw + s as u32,
+                    place as u32,
+                ));
             }
         }
         entries.retain(|e| e.0 != NONE);
@@ -71,18 +75,25 @@ impl<'a> Batch<'a> {
             let values: Vec<&[u8]> = (0..view.len()).map(|i| view.get(i)).collect();
             let places: Vec<u32> = (0..values.len() as u32).collect();
             let rows = group.end - group.start;
-            self.chunker.blobs(rows, Presence::Optional(&self.rows), &places, &values, &mut column)?;
+            self.chunker
+                .blobs(rows, Presence::Optional(&self.rows), &places, &values, &mut column)?;
         }
         Ok(column)
     }
 
     /// The sources' columns that have none in the file, by key; counted in the catalogue.
     fn tail_columns(&mut self, schema: &Schema) -> Vec<TailColumn<'a>> {
-        let promoted: hashbrown::HashSet<(&[u8], ValueType)> =
-            schema.attributes().iter().map(|d| (&*d.attribute.key, d.attribute.value_type)).collect();
+        let promoted: hashbrown::HashSet<(&[u8], ValueType)> = schema
+            .attributes()
+            .iter()
+            .map(|d| (&*d.attribute.key, d.attribute.value_type))
+            .collect();
         let mut found: Vec<(u32, AttributeView<'a>)> = Vec::new();
         for (base, source) in self.bases.iter().zip(self.sources) {
-            let tail = source.attributes.iter().filter(|a| !promoted.contains(&(a.key, a.value_type)));
+            let tail = source
+                .attributes
+                .iter()
+                .filter(|a| !promoted.contains(&(a.key, a.value_type)));
             found.extend(tail.filter(|a| !a.rows().is_empty()).map(|a| (*base, *a)));
         }
         found.sort_by(|(_, a), (_, b)| (a.key, a.value_type).cmp(&(b.key, b.value_type)));
@@ -91,27 +102,32 @@ impl<'a> Batch<'a> {
             .into_iter()
             .map(|(base, view)| {
                 let number = catalogue.number(view.key, view.value_type);
-                let values = view.rows().len() as u64;
-                match view.column.values {
-                    Values::Dict { dict: DictView::Bytes { offsets, bytes }, .. } => {
-                        let text = TextView { offsets, bytes };
-                        catalogue.count_texts(number, values, (0..text.len()).map(|i| text.get(i)));
-                    }
-                    Values::Bytes { offsets, bytes } => {
-                        let text = TextView { offsets, bytes };
-                        catalogue.count_texts(number, values, (0..text.len()).map(|i| text.get(i)));
-                    }
-                    _ => catalogue.count_others(number, values, None),
+                if let Values::Dict {
+                    dict: DictView::Bytes { offsets, bytes },
+                    ..
+                }
+                | Values::Bytes { offsets, bytes } = view.column.values
+                {
+                    let text = TextView { offsets, bytes };
+                    catalogue.count_texts(number, 0, text.len() as u64, (0..text.len()).map(|i| text.get(i)));
                 }
                 let seed = AttributeKey::new(view.key, view.value_type).seed();
-                TailColumn { base, view, number, seed }
+                TailColumn {
+                    base,
+                    view,
+                    number,
+                    seed,
+                }
             })
             .collect()
     }
 
     fn tail_value(&mut self, tail: &TailColumn<'a>, place: usize, g: usize, keys: &mut Vec<u32>, out: &mut Vec<u8>) {
-        let Some(value) = value_at(&tail.view.column.values, place) else { return };
+        let Some(value) = value_at(&tail.view.column.values, place) else {
+            return;
+        };
         model::table::write_attribute(out, tail.view.key, value);
+        self.section.catalogue.count_others(tail.number, 1, None);
         self.note_tail_key(tail.number, g, keys);
         if let ValueRef::String(text) = value {
             self.section.tail_hashes.push(bloom::hash(tail.seed, text));
@@ -128,8 +144,10 @@ impl<'a> Batch<'a> {
             let number = self.section.catalogue.number(key, value_type);
             match value {
                 ValueRef::String(text) => {
-                    self.section.catalogue.count_texts(number, 1, std::iter::once(text));
-                    self.section.tail_hashes.push(bloom::hash(AttributeKey::new(key, value_type).seed(), text));
+                    self.section.catalogue.count_texts(number, 1, 1, std::iter::once(text));
+                    self.section
+                        .tail_hashes
+                        .push(bloom::hash(AttributeKey::new(key, value_type).seed(), text));
                 }
                 _ => self.section.catalogue.count_others(number, 1, None),
             }

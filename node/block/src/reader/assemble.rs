@@ -26,8 +26,13 @@ impl RowGroup {
         let (name, names) = self.names(rows)?;
         let attributes = self.attributes(rows)?;
         let small = |field: Field, shift: i64| -> Result<Vec<u8>> {
-            let numbers = self.numbers(field, rows)?.into_iter().map(|n| u8::try_from(n.cast_signed() + shift));
-            numbers.collect::<Result<Vec<u8>, _>>().map_err(|_| self.bad(field, "small number"))
+            let numbers = self
+                .numbers(field, rows)?
+                .into_iter()
+                .map(|n| u8::try_from(n.cast_signed() + shift));
+            numbers
+                .collect::<Result<Vec<u8>, _>>()
+                .map_err(|_| self.bad(field, "small number"))
         };
         let dropped = |field| -> Result<(Vec<u32>, Vec<u32>)> {
             let decoded = self.decode_rows(field as usize, rows)?;
@@ -36,7 +41,10 @@ impl RowGroup {
             Ok((decoded.rows.unwrap_or_else(|| (0..rows.len() as u32).collect()), counts))
         };
         let owners = self.index.owners().clone();
-        let (resource, scope) = (self.numbers32(Field::Resource, rows)?, self.numbers32(Field::Scope, rows)?);
+        let (resource, scope) = (
+            self.numbers32(Field::Resource, rows)?,
+            self.numbers32(Field::Scope, rows)?,
+        );
         let (resources, scopes) = (owners.resources.view().len(), owners.scopes.view().len());
         if resource.iter().any(|r| *r as usize >= resources) || scope.iter().any(|s| *s as usize >= scopes) {
             return Err(self.bad(Field::Resource, "owner id"));
@@ -47,7 +55,11 @@ impl RowGroup {
             span_id,
             parent_span_id,
             start: self.starts(rows)?,
-            duration: self.numbers(Field::Duration, rows)?.into_iter().map(u64::cast_signed).collect(),
+            duration: self
+                .numbers(Field::Duration, rows)?
+                .into_iter()
+                .map(u64::cast_signed)
+                .collect(),
             kind: small(Field::Kind, 0)?,
             status: small(Field::Status, 1)?,
             flags: self.numbers32(Field::Flags, rows)?,
@@ -94,9 +106,14 @@ impl RowGroup {
             parents.push(parent.ok_or_else(|| self.bad(Field::ParentDistance, "parent distance"))?);
         }
         let orphans = self.decode_rows(Field::ParentSpanId.ordinal(), rows)?;
-        let Plain::Fixed8(ids) = orphans.values else { return Err(self.bad(Field::ParentSpanId, "parent ids")) };
+        let Plain::Fixed8(ids) = orphans.values else {
+            return Err(self.bad(Field::ParentSpanId, "parent ids"));
+        };
         match orphans.rows {
-            Some(listed) => listed.into_iter().zip(ids).for_each(|(row, id)| parents[row as usize] = id),
+            Some(listed) => listed
+                .into_iter()
+                .zip(ids)
+                .for_each(|(row, id)| parents[row as usize] = id),
             None => parents.copy_from_slice(&ids),
         }
         Ok(parents)
@@ -104,7 +121,10 @@ impl RowGroup {
 
     fn names(&self, rows: &Range<u32>) -> Result<(Vec<u32>, Text)> {
         let (ids, names) = match self.decode_rows(Field::Name.ordinal(), rows)?.values {
-            Plain::Ids { ids, dictionary: Dictionary::Text(text) } => (ids, text),
+            Plain::Ids {
+                ids,
+                dictionary: Dictionary::Text(text),
+            } => (ids, text),
             Plain::Text(text) => ((0..text.view().len() as u32).collect(), text),
             _ => return Err(self.bad(Field::Name, "names")),
         };
@@ -123,13 +143,23 @@ impl RowGroup {
                 continue;
             }
             let decoded = self.decode_rows(column, rows)?;
-            let decoded = materialize(decoded, def.attribute.value_type)
-                .ok_or_else(|| self.corrupt(column, Bad { at: 0, what: "attribute" }))?;
+            let decoded = materialize(decoded, def.attribute.value_type).ok_or_else(|| {
+                self.corrupt(
+                    column,
+                    Bad {
+                        at: 0,
+                        what: "attribute",
+                    },
+                )
+            })?;
             let mut column = decoded.into_column(self.index.schema().form(column));
             let listed = column.rows.take().unwrap_or_else(|| (0..rows.len() as u32).collect());
             if !listed.is_empty() {
                 column.rows = Some(listed);
-                attributes.push(Attribute { key: def.attribute.clone(), column });
+                attributes.push(Attribute {
+                    key: def.attribute.clone(),
+                    column,
+                });
             }
         }
         Ok(attributes)
@@ -139,11 +169,27 @@ impl RowGroup {
 /// Numbers out of their dictionary; text stays in it.
 fn materialize(decoded: Decoded, value_type: ValueType) -> Option<Decoded> {
     Some(match (&decoded.values, value_type) {
-        (Plain::Ids { dictionary: Dictionary::Numbers(_), .. }, ValueType::Int) => {
+        (
+            Plain::Ids {
+                dictionary: Dictionary::Numbers(_),
+                ..
+            },
+            ValueType::Int,
+        ) => {
             let values = Plain::Numbers(decoded.numbers()?);
-            Decoded { rows: decoded.rows, values }
+            Decoded {
+                rows: decoded.rows,
+                values,
+            }
         }
-        (Plain::Ids { dictionary: Dictionary::Text(_), .. } | Plain::Text(_), ValueType::String)
+        (
+            Plain::Ids {
+                dictionary: Dictionary::Text(_),
+                ..
+            }
+            | Plain::Text(_),
+            ValueType::String,
+        )
         | (Plain::Text(_), ValueType::Raw)
         | (Plain::Numbers(_), ValueType::Int | ValueType::Double)
         | (Plain::Bits(_), ValueType::Bool) => decoded,

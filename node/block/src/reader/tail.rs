@@ -27,7 +27,11 @@ impl RowGroup {
                 let pair = entry.bytes().map_err(|_| self.bad_tail())?;
                 let pair = model::otlp::read_key_value(pair).map_err(|_| self.bad_tail())?;
                 if pair.key == key {
-                    push(&mut builders, row, ValueRef::from_any_value(pair.value).map_err(|_| self.bad_tail())?);
+                    push(
+                        &mut builders,
+                        row,
+                        ValueRef::from_any_value(pair.value).map_err(|_| self.bad_tail())?,
+                    );
                 }
             }
         }
@@ -35,7 +39,13 @@ impl RowGroup {
     }
 
     fn bad_tail(&self) -> crate::Error {
-        self.corrupt(Field::Tail.ordinal(), Bad { at: 0, what: "tail fields" })
+        self.corrupt(
+            Field::Tail.ordinal(),
+            Bad {
+                at: 0,
+                what: "tail fields",
+            },
+        )
     }
 
     /// An optional column of bytes.
@@ -44,7 +54,10 @@ impl RowGroup {
         let listed = decoded.rows.unwrap_or_else(|| (0..rows.len() as u32).collect());
         let text = match decoded.values {
             Plain::Text(text) => text,
-            Plain::Ids { ids, dictionary: crate::decode::Dictionary::Text(dictionary) } => {
+            Plain::Ids {
+                ids,
+                dictionary: crate::decode::Dictionary::Text(dictionary),
+            } => {
                 let view = dictionary.view();
                 let mut text = crate::rows::Text::default();
                 ids.iter().for_each(|id| text.push(view.get(*id as usize)));
@@ -70,7 +83,9 @@ fn push(builders: &mut Vec<(ValueType, Builder)>, row: u32, value: ValueRef<'_>)
 
 /// Whether `needle` occurs in `hay`. Keys are short and the tail of a span is a few hundred bytes.
 fn contains(hay: &[u8], needle: &[u8]) -> bool {
-    let Some((first, rest)) = needle.split_first() else { return true };
+    let Some((first, rest)) = needle.split_first() else {
+        return true;
+    };
     let mut from = hay;
     while let Some(at) = from.iter().position(|b| b == first) {
         if from[at + 1..].starts_with(rest) {

@@ -1,5 +1,9 @@
 //! Spans of every shape, and how the tests compare them.
-#![allow(dead_code, reason = "each test binary uses its part of the support code")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its part of the support code"
+)]
 
 use std::sync::Arc;
 
@@ -37,8 +41,14 @@ fn any_value() -> impl Strategy<Value = Option<AnyValue>> {
                 any_of(any_value::Value::ArrayValue(ArrayValue { values }))
             }),
             proptest::collection::vec(("[a-c]", inner), 0..3).prop_map(|map| {
-                let values =
-                    map.into_iter().map(|(key, value)| KeyValue { key, value, ..Default::default() }).collect();
+                let values = map
+                    .into_iter()
+                    .map(|(key, value)| KeyValue {
+                        key,
+                        value,
+                        ..Default::default()
+                    })
+                    .collect();
                 any_of(any_value::Value::KvlistValue(KeyValueList { values }))
             }),
         ]
@@ -46,7 +56,11 @@ fn any_value() -> impl Strategy<Value = Option<AnyValue>> {
 }
 
 pub fn attributes() -> impl Strategy<Value = Vec<KeyValue>> {
-    let pair = ("[a-e]{1,2}", any_value()).prop_map(|(key, value)| KeyValue { key, value, ..Default::default() });
+    let pair = ("[a-e]{1,2}", any_value()).prop_map(|(key, value)| KeyValue {
+        key,
+        value,
+        ..Default::default()
+    });
     proptest::collection::vec(pair, 0..6)
 }
 
@@ -122,17 +136,40 @@ pub fn owned_spans(max: usize) -> impl Strategy<Value = Vec<Owned>> {
 
 fn resource(n: u8) -> (Option<Vec<u8>>, Vec<u8>) {
     use opentelemetry_proto::tonic::resource::v1::Resource;
-    let service = |value| KeyValue { key: "service.name".into(), value, ..Default::default() };
+    let service = |value| KeyValue {
+        key: "service.name".into(),
+        value,
+        ..Default::default()
+    };
     match n {
         0 => (None, Vec::new()),
         1 => (Some(Vec::new()), b"https://schema/1".to_vec()),
         2 => {
             let attributes = vec![service(any_of(any_value::Value::StringValue("shop".into())))];
-            (Some(Resource { attributes, dropped_attributes_count: 3, ..Default::default() }.encode_to_vec()), Vec::new())
+            (
+                Some(
+                    Resource {
+                        attributes,
+                        dropped_attributes_count: 3,
+                        ..Default::default()
+                    }
+                    .encode_to_vec(),
+                ),
+                Vec::new(),
+            )
         }
         _ => {
             let attributes = vec![service(any_of(any_value::Value::IntValue(7)))];
-            (Some(Resource { attributes, ..Default::default() }.encode_to_vec()), b"u".to_vec())
+            (
+                Some(
+                    Resource {
+                        attributes,
+                        ..Default::default()
+                    }
+                    .encode_to_vec(),
+                ),
+                b"u".to_vec(),
+            )
         }
     }
 }
@@ -142,7 +179,17 @@ fn scope(n: u8) -> (Option<Vec<u8>>, Vec<u8>) {
     match n {
         0 => (None, Vec::new()),
         1 => (Some(Vec::new()), b"url".to_vec()),
-        _ => (Some(InstrumentationScope { name: "lib".into(), version: "1".into(), ..Default::default() }.encode_to_vec()), Vec::new()),
+        _ => (
+            Some(
+                InstrumentationScope {
+                    name: "lib".into(),
+                    version: "1".into(),
+                    ..Default::default()
+                }
+                .encode_to_vec(),
+            ),
+            Vec::new(),
+        ),
     }
 }
 
@@ -196,7 +243,10 @@ pub fn spans_of_rows(rows: &SpanRows) -> Vec<Vec<u8>> {
 
 pub fn write(sections: &[(&TenantId, &[&SpanTable])]) -> (Vec<u8>, BlockSummary) {
     let mut stats = BlockStats::default();
-    sections.iter().flat_map(|(_, tables)| *tables).for_each(|t| stats.add_table(t));
+    sections
+        .iter()
+        .flat_map(|(_, tables)| *tables)
+        .for_each(|t| stats.add_table(t));
     let mut writer = BlockWriter::new(Vec::new(), Schema::choose(&stats)).unwrap();
     for (tenant, tables) in sections {
         writer.section(tenant, tables).unwrap();
@@ -207,7 +257,12 @@ pub fn write(sections: &[(&TenantId, &[&SpanTable])]) -> (Vec<u8>, BlockSummary)
 pub fn open(bytes: &[u8], block: &BlockSummary, section: usize) -> block::Result<Block> {
     let reader = Arc::new(MemoryReader::new(Bytes::copy_from_slice(bytes)));
     let section = &block.sections[section];
-    wait(Block::open(reader, "test/block", &SectionLocation::from(section), &section.tenant))
+    wait(Block::open(
+        reader,
+        "test/block",
+        &SectionLocation::from(section),
+        &section.tenant,
+    ))
 }
 
 /// Everything a section holds, read back.
@@ -215,7 +270,9 @@ pub fn spans_of_block(bytes: &[u8], block: &BlockSummary, section: usize) -> blo
     let opened = open(bytes, block, section)?;
     let mut all = Vec::new();
     for group in 0..opened.index().fences().len() {
-        all.extend(spans_of_rows(&wait(opened.row_group(group, block::Columns::All))?.all_spans()?));
+        all.extend(spans_of_rows(
+            &wait(opened.row_group(group, block::Columns::All))?.all_spans()?,
+        ));
     }
     all.sort();
     Ok(all)
@@ -247,13 +304,20 @@ pub fn sample_spans(n: usize) -> Vec<Owned> {
             let mut attributes = vec![
                 text("http.method", ["GET", "POST"][i % 2].into()),
                 int("http.status_code", [200, 200, 404, 500][i % 4]),
-                text("request.id", format!("request-{:08x}", (trace as u32).wrapping_mul(2_654_435_761))),
+                text(
+                    "request.id",
+                    format!("request-{:08x}", (trace as u32).wrapping_mul(2_654_435_761)),
+                ),
             ];
             if i % 500 == 7 {
                 attributes.push(text("rare.key", format!("job-{i}")));
             }
             let start = 1_700_000_000_000_000_000 + i as u64 * 1_000_003;
-            let event = span::Event { time_unix_nano: start + 5, name: "exception".into(), ..Default::default() };
+            let event = span::Event {
+                time_unix_nano: start + 5,
+                name: "exception".into(),
+                ..Default::default()
+            };
             let span = Span {
                 trace_id: trace_id.to_vec(),
                 span_id: id(place),
@@ -264,10 +328,17 @@ pub fn sample_spans(n: usize) -> Vec<Owned> {
                 end_time_unix_nano: start + (i as u64 * 7919) % 300_000_000,
                 attributes,
                 events: if place == 9 { vec![event] } else { Vec::new() },
-                status: (place == 3).then(|| Status { message: "boom".into(), code: 2 }),
+                status: (place == 3).then(|| Status {
+                    message: "boom".into(),
+                    code: 2,
+                }),
                 ..Default::default()
             };
-            Owned { span, resource: 2, scope: 2 }
+            Owned {
+                span,
+                resource: 2,
+                scope: 2,
+            }
         })
         .collect()
 }
