@@ -258,6 +258,8 @@ impl TagValues {
     fn add_static(&mut self, value: &Static) {
         let kind = match value {
             Static::Nil => return,
+            // What a span without one reads as; nothing to choose.
+            Static::Str(text) if text.is_empty() => return,
             Static::List(items) => return items.iter().for_each(|item| self.add_static(item)),
             Static::Int(_) => "int",
             Static::Float(_) => "float",

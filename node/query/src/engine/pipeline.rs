@@ -84,7 +84,7 @@ impl<'p, 'c> Run<'p, 'c> {
             }
         }
         let whole = match self.plan.steps.first() {
-            Some(Step::Spanset(first)) => self.first_ordinals(first, &seen)?,
+            Some(Step::Spanset(first)) => self.first_ordinals(first)?,
             _ => self.ordinals_of(&seen)?,
         };
         let _ = self.seen.set(seen);
@@ -95,22 +95,22 @@ impl<'p, 'c> Run<'p, 'c> {
     }
 
     /// Traces, as a set of ordinals, for which the step may give something.
-    fn first_ordinals(&self, step: &SpansetStep, seen: &RowSet) -> Result<RowSet> {
+    fn first_ordinals(&self, step: &SpansetStep) -> Result<RowSet> {
         Ok(match step {
             SpansetStep::Leaf(leaf) => self.ordinals_of(self.leaf(*leaf)?)?,
             SpansetStep::Op(SpansetOp::Or, lhs, rhs) => {
-                let mut both = self.first_ordinals(lhs, seen)?;
-                both.add_all(&self.first_ordinals(rhs, seen)?);
+                let mut both = self.first_ordinals(lhs)?;
+                both.add_all(&self.first_ordinals(rhs)?);
                 both
             }
-            SpansetStep::Op(SpansetOp::Structural(_, Flavour::Negated), _, rhs) => self.first_ordinals(rhs, seen)?,
+            SpansetStep::Op(SpansetOp::Structural(_, Flavour::Negated), _, rhs) => self.first_ordinals(rhs)?,
             SpansetStep::Op(_, lhs, rhs) => {
-                let mut both = self.first_ordinals(lhs, seen)?;
-                both.keep_common(&self.first_ordinals(rhs, seen)?);
+                let mut both = self.first_ordinals(lhs)?;
+                both.keep_common(&self.first_ordinals(rhs)?);
                 both
             }
             SpansetStep::Pipeline(steps) => match steps.first() {
-                Some(Step::Spanset(first)) => self.first_ordinals(first, seen)?,
+                Some(Step::Spanset(first)) => self.first_ordinals(first)?,
                 // Sees all spans of the stage's input.
                 _ => {
                     let all = RowSet::full(self.ctx.rows);

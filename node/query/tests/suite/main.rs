@@ -3,6 +3,7 @@
 //! `chunk` is the simplest storage side there can be, `naive` the simplest evaluator; `equivalence` pits the engine
 //! against it over random traces, random queries and random cuts into chunks.
 
+mod bounds;
 mod chunk;
 mod equivalence;
 mod golden;
@@ -10,3 +11,5 @@ mod language;
 mod measured;
 mod naive;
 mod spans;
+mod speed;
+mod suggestions;
