@@ -94,7 +94,11 @@ pub enum ConsensusError {
     Snapshot { path: PathBuf, source: io::Error },
     /// Entries left the log for a snapshot that is not there any more.
     #[error("group {group} was purged up to {purged}, its snapshot reaches only {snapshot}")]
-    SnapshotMissing { group: GroupId, purged: LogIndex, snapshot: LogIndex },
+    SnapshotMissing {
+        group: GroupId,
+        purged: LogIndex,
+        snapshot: LogIndex,
+    },
     /// Stored bytes are not what we wrote.
     #[error("group {group}: stored bytes do not decode")]
     Codec { group: GroupId, source: CodecError },

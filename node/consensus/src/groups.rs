@@ -161,7 +161,11 @@ impl Groups {
         let snapshot = index_of(file.current().and_then(|meta| meta.last_log_id).as_ref());
         let purged = log.purged();
         if snapshot < purged {
-            return Err(ConsensusError::SnapshotMissing { group: id, purged, snapshot });
+            return Err(ConsensusError::SnapshotMissing {
+                group: id,
+                purged,
+                snapshot,
+            });
         }
         let machine = StateMachine::new(id, Box::new(machine), file, cache);
         let limits = StreamLimits {

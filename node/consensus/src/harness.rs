@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{LogIndex, NodeId};
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 use wal::sim_vfs::Crash;
-use wal::{SimVfs, Vfs, Wal, WalOptions};
+use wal::{Drive, SimVfs, Vfs, Wal, WalOptions};
 
 use crate::{
     Applied, ConsensusError, Group, GroupId, Groups, GroupsOptions, Machine, MachineError, MachineSnapshot,
@@ -131,6 +132,8 @@ pub(crate) struct Node {
     pub(crate) vfs: SimVfs,
     pub(crate) wal: Wal,
     pub(crate) groups: Groups,
+    /// Writes the log when time is simulated; `None` when the log has threads of its own.
+    driver: Option<JoinHandle<()>>,
 }
 
 /// Fast, but not so fast that a busy machine deposes leaders.
@@ -156,18 +159,43 @@ impl Node {
     }
 
     pub(crate) fn start_with(options: GroupsOptions, vfs: SimVfs, network: &MemoryNetwork) -> Self {
+        Self::start_driven(options, vfs, network, Drive::Threads)
+    }
+
+    /// Starts a node whose log is written by a task, once per simulated millisecond: with paused time nothing depends on
+    /// how busy the machine is.
+    pub(crate) fn start_simulated(id: u64, vfs: SimVfs, network: &MemoryNetwork) -> Self {
+        let mut node = Self::start_driven(Self::options(NodeId(id)), vfs, network, Drive::Manual);
+        let wal = node.wal.clone();
+        node.driver = Some(tokio::spawn(async move {
+            loop {
+                while wal.drive() {}
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }));
+        node
+    }
+
+    fn start_driven(options: GroupsOptions, vfs: SimVfs, network: &MemoryNetwork, drive: Drive) -> Self {
         let id = options.node;
         let shared: Arc<dyn Vfs> = Arc::new(vfs.clone());
         let wal_options = WalOptions {
             segment_bytes: 1 << 20,
             quota_bytes: 64 << 20,
+            drive,
             ..WalOptions::new(id.0)
         };
         let (wal, _) = Wal::open(shared.clone(), Path::new(WAL_DIR), wal_options).unwrap();
         shared.create_dir(Path::new(SNAPSHOT_DIR)).unwrap();
         let groups = Groups::new(options, wal.clone(), shared, network.of(id)).unwrap();
         network.attach(id, &groups);
-        Self { id, vfs, wal, groups }
+        Self {
+            id,
+            vfs,
+            wal,
+            groups,
+            driver: None,
+        }
     }
 
     /// Opens the ring with a new machine.
@@ -189,6 +217,9 @@ impl Node {
     /// Ends the node as a test that is done with it does.
     pub(crate) async fn stop(self) -> SimVfs {
         self.groups.shutdown().await;
+        if let Some(driver) = self.driver {
+            driver.abort();
+        }
         self.wal.close();
         self.vfs
     }

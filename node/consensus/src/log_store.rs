@@ -134,7 +134,13 @@ impl LogStore {
 
     /// Up to where entries have left the log.
     pub(crate) fn purged(&self) -> LogIndex {
-        LogIndex(self.shared.wal.state(self.shared.key).purged.map_or(0, |mark| mark.index))
+        LogIndex(
+            self.shared
+                .wal
+                .state(self.shared.key)
+                .purged
+                .map_or(0, |mark| mark.index),
+        )
     }
 
     /// What went wrong, if the group was stopped by its log.

@@ -107,3 +107,6 @@ impl PeerNetwork for NoPeers {
         Box::pin(async { Err(PeerError::Unreachable(Box::new(Alone))) })
     }
 }
+
+#[cfg(test)]
+mod tests;

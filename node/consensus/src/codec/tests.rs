@@ -193,7 +193,10 @@ fn hex(bytes: &[u8]) -> String {
 /// Written by version 1. These bytes are on disks: they must read the same for ever.
 #[test]
 fn the_bytes_of_version_1_stay() {
-    let leader = LeaderId { term: 3, node_id: 0x0102 };
+    let leader = LeaderId {
+        term: 3,
+        node_id: 0x0102,
+    };
     let log_id = LogId::new(leader, 6);
     let normal = Entry::new(log_id, EntryPayload::Normal(Payload::new("data")));
     assert_eq!(hex(&encode_entry(&normal)), "0101020100000000000064617461");
@@ -206,10 +209,19 @@ fn the_bytes_of_version_1_stay() {
     let expected = "010202010000000000000100020001000000000000000200000000000000\
                     0300010000000000000002000000000000000300000000000000";
     assert_eq!(hex(&encode_entry(&membership)), expected);
-    let vote = RaftVote { leader_id: leader, committed: true };
+    let vote = RaftVote {
+        leader_id: leader,
+        committed: true,
+    };
     assert_eq!(hex(&encode_vote(&vote)), "010300000000000000020100000000000001");
-    assert_eq!(hex(&encode_log_id(&log_id)), "01070000000000000003000000000000000201000000000000");
-    let meta = SnapshotMeta { last_log_id: Some(log_id), last_membership: StoredMembership::default() };
+    assert_eq!(
+        hex(&encode_log_id(&log_id)),
+        "01070000000000000003000000000000000201000000000000"
+    );
+    let meta = SnapshotMeta {
+        last_log_id: Some(log_id),
+        last_membership: StoredMembership::default(),
+    };
     let expected = "564956534e415001010200000005000000000000000700000000000000030000000000000002010000000000000000000000\
                     000000000000000000000000000000000000000000000002000000000000006879ee52fe44";
     let group = GroupId::Shard(ShardId(2), Generation(5));
@@ -219,7 +231,10 @@ fn the_bytes_of_version_1_stay() {
 #[test]
 fn newer_formats_are_named_as_such() {
     let bytes = Bytes::from_static(&[9; 40]);
-    assert_eq!(decode_entry(LogIndex(1), 1, &bytes).unwrap_err(), CodecError::Format { found: 9 });
+    assert_eq!(
+        decode_entry(LogIndex(1), 1, &bytes).unwrap_err(),
+        CodecError::Format { found: 9 }
+    );
     assert_eq!(decode_vote(&bytes), Err(CodecError::Format { found: 9 }));
     assert_eq!(decode_log_id(&bytes), Err(CodecError::Format { found: 9 }));
 }

@@ -149,10 +149,18 @@ async fn a_lost_snapshot_keeps_its_group_closed() {
     group.snapshot_and_purge(index, SOON).await.unwrap();
     until("purge", || group.status().purged == index).await;
     let disk = node.stop().await;
-    let snapshot = disk.files().into_iter().find(|path| path.starts_with(SNAPSHOT_DIR)).unwrap();
+    let snapshot = disk
+        .files()
+        .into_iter()
+        .find(|path| path.starts_with(SNAPSHOT_DIR))
+        .unwrap();
     wal::Vfs::remove(&disk, &snapshot).unwrap();
     let node = Node::start(1, disk, &MemoryNetwork::new());
-    let error = node.groups.open(GroupId::Ring, JournalMachine(Journal::default())).await.unwrap_err();
+    let error = node
+        .groups
+        .open(GroupId::Ring, JournalMachine(Journal::default()))
+        .await
+        .unwrap_err();
     assert!(matches!(error, ConsensusError::SnapshotMissing { .. }), "{error:?}");
     assert_eq!(error.kind(), Kind::Corrupt);
     node.stop().await;

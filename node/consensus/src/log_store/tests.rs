@@ -20,7 +20,12 @@ use crate::snapshot::SnapshotFile;
 use crate::state_machine::StateMachine;
 
 fn open_wal(vfs: &SimVfs, drive: Drive) -> Wal {
-    let options = WalOptions { segment_bytes: 1 << 20, quota_bytes: 64 << 20, drive, ..WalOptions::new(1) };
+    let options = WalOptions {
+        segment_bytes: 1 << 20,
+        quota_bytes: 64 << 20,
+        drive,
+        ..WalOptions::new(1)
+    };
     Wal::open(Arc::new(vfs.clone()), Path::new(WAL_DIR), options).unwrap().0
 }
 
@@ -39,7 +44,11 @@ impl StoreBuilder<Types, LogStore, StateMachine, Wal> for Builder {
         vfs.create_dir(Path::new(SNAPSHOT_DIR)).unwrap();
         let file = SnapshotFile::open(Arc::new(vfs), Path::new(SNAPSHOT_DIR), GroupId::Ring).unwrap();
         let machine = Box::new(JournalMachine(Journal::default()));
-        Ok((wal, store, StateMachine::new(GroupId::Ring, machine, Arc::new(file), cache)))
+        Ok((
+            wal,
+            store,
+            StateMachine::new(GroupId::Ring, machine, Arc::new(file), cache),
+        ))
     }
 }
 
@@ -57,7 +66,9 @@ fn entry(term: u64, index: u64, text: &str) -> Entry {
 }
 
 fn entries(term: u64, indexes: std::ops::Range<u64>) -> Vec<Entry> {
-    indexes.map(|index| entry(term, index, &format!("{term}.{index}"))).collect()
+    indexes
+        .map(|index| entry(term, index, &format!("{term}.{index}")))
+        .collect()
 }
 
 async fn texts(store: &LogStore) -> Vec<String> {
@@ -93,7 +104,10 @@ async fn t90_a_vote_is_saved_only_when_it_is_durable() {
     let vfs = SimVfs::new(1);
     let wal = open_wal(&vfs, Drive::Manual);
     let mut store = open_store(&wal);
-    let vote = Vote { leader_id: LeaderId { term: 5, node_id: 2 }, committed: false };
+    let vote = Vote {
+        leader_id: LeaderId { term: 5, node_id: 2 },
+        committed: false,
+    };
     let saved = Arc::new(AtomicBool::new(false));
     let task = tokio::spawn({
         let (saved, mut store) = (saved.clone(), store.clone());
@@ -120,7 +134,10 @@ async fn t90_a_failed_sync_is_told_and_remembered() {
     vfs.fail_sync(1);
     assert!(store.blocking_append(entries(1, 1..2)).await.is_err());
     assert_eq!(store.failure().unwrap().kind(), wal::ErrorKind::Fatal);
-    assert!(store.blocking_append(entries(1, 2..3)).await.is_err(), "a later sync that works proves nothing");
+    assert!(
+        store.blocking_append(entries(1, 2..3)).await.is_err(),
+        "a later sync that works proves nothing"
+    );
 }
 
 #[tokio::test]
@@ -143,8 +160,15 @@ async fn truncation_and_purge_survive_a_restart_and_leave_no_hole() {
     let mut store = open_store(&open_wal(&vfs.crashed_copy(1, Crash::DropUnsynced), Drive::Threads));
     assert_eq!(texts(&store).await, expected);
     let state = store.get_log_state().await.unwrap();
-    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(1, 3)), Some(log_id(2, 9))));
-    assert_eq!(store.read_committed().await.unwrap(), Some(log_id(2, 7)), "with the node that led, not only the term");
+    assert_eq!(
+        (state.last_purged_log_id, state.last_log_id),
+        (Some(log_id(1, 3)), Some(log_id(2, 9)))
+    );
+    assert_eq!(
+        store.read_committed().await.unwrap(),
+        Some(log_id(2, 7)),
+        "with the node that led, not only the term"
+    );
 }
 
 /// The commit position reaches the disk at leisure; it must never point behind the log.
@@ -170,10 +194,18 @@ async fn a_message_is_capped_by_bytes_and_never_empty() {
         }
         let read = store.limited_get_log_entries(2, 10).await.unwrap();
         let indexes: Vec<u64> = read.iter().map(|entry| entry.log_id.index).collect();
-        assert!(indexes.len() >= 3 && indexes.len() <= 5, "{} entries of a quarter of the cap", indexes.len());
+        assert!(
+            indexes.len() >= 3 && indexes.len() <= 5,
+            "{} entries of a quarter of the cap",
+            indexes.len()
+        );
         assert_eq!(indexes, (2..2 + indexes.len() as u64).collect::<Vec<_>>());
         assert_eq!(store.limited_get_log_entries(9, 10).await.unwrap().len(), 1);
-        assert_eq!(store.try_get_log_entries(0..10).await.unwrap().len(), 10, "the uncapped read returns all");
+        assert_eq!(
+            store.try_get_log_entries(0..10).await.unwrap().len(),
+            10,
+            "the uncapped read returns all"
+        );
         let mut stream = Box::pin(store.entries_stream(0..10).await);
         let mut streamed = 0;
         while let Some(entry) = stream.next().await {

@@ -145,56 +145,88 @@ impl NetStreamAppend<Types> for PeerClient {
             let answers = input.then(move |request| this.append_one(request, option.soft_ttl()));
             return Box::pin(async move { Ok(Box::pin(answers) as BoxStream<'s, Appended>) });
         }
-        let outstanding = Arc::new(AtomicUsize::new(0));
-        let sent = outstanding.clone();
-        let requests = input.map(move |request| {
-            sent.fetch_add(1, Ordering::AcqRel);
-            Request::Append(request).encode()
-        });
-        let opening = self.network.stream(self.to, Box::pin(requests));
+        let pipeline = Pipeline::Waiting {
+            network: self.network.clone(),
+            to: self.to,
+            input: Box::pin(input),
+        };
         let stall_max = self.limits.stall_max;
-        Box::pin(async move {
-            let answers = match tokio::time::timeout(stall_max, opening).await {
-                Ok(answers) => answers.map_err(rpc_error)?,
-                Err(_) => return Err(stalled()),
-            };
-            let appended = stream::unfold(Some(answers), move |answers| {
-                let outstanding = outstanding.clone();
-                async move { next_answer(answers?, &outstanding, stall_max).await }
-            });
-            Ok(Box::pin(appended) as BoxStream<'s, Appended>)
-        })
+        let appended = stream::unfold(pipeline, move |pipeline| pipeline.next(stall_max));
+        Box::pin(async move { Ok(Box::pin(appended) as BoxStream<'s, Appended>) })
     }
 }
 
+type Requests = BoxStream<'static, AppendEntriesRequest<Types>>;
 type Answers = BoxStream<'static, Result<PeerMessage, PeerError>>;
+
+/// A stream of appends, from its first request to its last answer.
+enum Pipeline {
+    /// Nothing to send yet. openraft waits between tries inside its stream of requests, so the connection must not be
+    /// opened before the first one comes: a peer that is down would otherwise be tried in a tight loop.
+    Waiting {
+        network: Arc<dyn PeerNetwork>,
+        to: Peer,
+        input: Requests,
+    },
+    /// Many requests may be under way.
+    Open {
+        answers: Answers,
+        outstanding: Arc<AtomicUsize>,
+    },
+    /// An error was the last item.
+    Ended,
+}
+
+impl Pipeline {
+    async fn next(self, stall_max: Duration) -> Option<(Appended, Self)> {
+        match self {
+            Self::Waiting { network, to, mut input } => {
+                let first = input.next().await?;
+                let outstanding = Arc::new(AtomicUsize::new(1));
+                let sent = outstanding.clone();
+                let rest = input.inspect(move |_| {
+                    sent.fetch_add(1, Ordering::AcqRel);
+                });
+                let requests = stream::iter([first])
+                    .chain(rest)
+                    .map(|request| Request::Append(request).encode());
+                match tokio::time::timeout(stall_max, network.stream(to, Box::pin(requests))).await {
+                    Ok(Ok(answers)) => next_answer(answers, outstanding, stall_max).await,
+                    Ok(Err(error)) => Some((Err(rpc_error(error)), Self::Ended)),
+                    Err(_) => Some((Err(stalled()), Self::Ended)),
+                }
+            }
+            Self::Open { answers, outstanding } => next_answer(answers, outstanding, stall_max).await,
+            Self::Ended => None,
+        }
+    }
+}
 
 /// The next answer; an error is the last item. Standing still is an error only while something is owed, and owed for
 /// all of the last half of `stall_max`: a request sent just before the look at the clock gets its full time.
 async fn next_answer(
     mut answers: Answers,
-    outstanding: &AtomicUsize,
+    outstanding: Arc<AtomicUsize>,
     stall_max: Duration,
-) -> Option<(Appended, Option<Answers>)> {
+) -> Option<(Appended, Pipeline)> {
     let mut owed_before = false;
     let answer = loop {
         match tokio::time::timeout(stall_max / 2, answers.next()).await {
             Ok(answer) => break answer?,
             Err(_) if outstanding.load(Ordering::Acquire) == 0 => owed_before = false,
-            Err(_) if owed_before => return Some((Err(stalled()), None)),
+            Err(_) if owed_before => return Some((Err(stalled()), Pipeline::Ended)),
             Err(_) => owed_before = true,
         }
     };
     outstanding.fetch_sub(1, Ordering::AcqRel);
     match answer {
         Ok(message) => match decode_append_response(&message) {
-            Ok(result) => {
-                let go_on = result.is_ok();
-                Some((Ok(result), go_on.then_some(answers)))
-            }
-            Err(error) => Some((Err(RPCError::Unreachable(Unreachable::new(&error))), None)),
+            Ok(result) if result.is_ok() => Some((Ok(result), Pipeline::Open { answers, outstanding })),
+            // A conflict or a higher vote: openraft opens a new stream from elsewhere, or none.
+            Ok(result) => Some((Ok(result), Pipeline::Ended)),
+            Err(error) => Some((Err(RPCError::Unreachable(Unreachable::new(&error))), Pipeline::Ended)),
         },
-        Err(error) => Some((Err(rpc_error(error)), None)),
+        Err(error) => Some((Err(rpc_error(error)), Pipeline::Ended)),
     }
 }
 

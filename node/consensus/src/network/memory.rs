@@ -17,6 +17,9 @@ use parking_lot::Mutex;
 use super::{Lane, Peer, PeerError, PeerMessage, PeerNetwork};
 use crate::groups::{Groups, WeakGroups};
 
+/// Messages of one stream on a link at once.
+const ON_THE_WAY_MAX: usize = 64;
+
 /// What one direction between two nodes does to messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
@@ -143,21 +146,25 @@ impl PeerNetwork for NodeNetwork {
             network.pass(from, to.node).await?;
             let groups = network.groups(to.node)?;
             let forth = network.clone();
+            // Many messages are on a slow link at once, and still arrive in order.
             let requests = requests
-                .then(move |request| {
+                .map(move |request| {
                     let forth = forth.clone();
                     async move { forth.pass(from, to.node).await.ok().map(|()| request) }
                 })
+                .buffered(ON_THE_WAY_MAX)
                 .take_while(|request| future::ready(request.is_some()))
                 .filter_map(future::ready);
             let answers = groups.answer_stream(to.group, requests.boxed())?;
-            let answers = answers.then(move |answer| {
-                let back = network.clone();
-                async move {
-                    back.pass(to.node, from).await?;
-                    answer
-                }
-            });
+            let answers = answers
+                .map(move |answer| {
+                    let back = network.clone();
+                    async move {
+                        back.pass(to.node, from).await?;
+                        answer
+                    }
+                })
+                .buffered(ON_THE_WAY_MAX);
             Ok(answers.boxed())
         }
         .boxed()

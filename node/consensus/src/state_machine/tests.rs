@@ -14,7 +14,13 @@ use crate::harness::{Journal, JournalMachine, SNAPSHOT_DIR};
 use crate::raft::Membership;
 
 fn log_id(term: u64, index: u64) -> LogId {
-    LogId::new(LeaderId { term, node_id: term * 10 }, index)
+    LogId::new(
+        LeaderId {
+            term,
+            node_id: term * 10,
+        },
+        index,
+    )
 }
 
 fn open_file(vfs: &SimVfs) -> Arc<SnapshotFile> {
@@ -25,7 +31,10 @@ fn open_file(vfs: &SimVfs) -> Arc<SnapshotFile> {
 fn open_machine(file: &Arc<SnapshotFile>) -> (StateMachine, Journal) {
     let journal = Journal::default();
     let machine = Box::new(JournalMachine(journal.clone()));
-    (StateMachine::new(GroupId::Ring, machine, file.clone(), Arc::new(EntryCache::new(1024))), journal)
+    (
+        StateMachine::new(GroupId::Ring, machine, file.clone(), Arc::new(EntryCache::new(1024))),
+        journal,
+    )
 }
 
 fn entry(log_id: LogId, voters: Option<u64>) -> Entry {
@@ -101,7 +110,10 @@ async fn a_slow_builder_does_not_undo_an_installed_snapshot() {
     feed(&mut machine, &entries).await;
     journal.snapshot_at(LogIndex(3));
     let mut slow = machine.try_create_snapshot_builder(false).await.unwrap();
-    let from_leader = SnapshotMeta { last_log_id: Some(log_id(2, 9)), ..SnapshotMeta::default() };
+    let from_leader = SnapshotMeta {
+        last_log_id: Some(log_id(2, 9)),
+        ..SnapshotMeta::default()
+    };
     machine.install_snapshot(&from_leader, Bytes::new()).await.unwrap();
     let built = slow.build_snapshot().await.unwrap();
     assert_eq!(built.meta, from_leader, "the newer one stays");
@@ -117,7 +129,10 @@ async fn a_snapshot_is_replaced_whole() {
         for fail_at in 1..4 {
             let vfs = SimVfs::new(7);
             let file = open_file(&vfs);
-            let meta = |index| SnapshotMeta { last_log_id: Some(log_id(1, index)), ..SnapshotMeta::default() };
+            let meta = |index| SnapshotMeta {
+                last_log_id: Some(log_id(1, index)),
+                ..SnapshotMeta::default()
+            };
             file.store(&meta(1), b"old").unwrap();
             match fail_at {
                 1 => vfs.fail_write(1),
@@ -141,8 +156,19 @@ async fn a_snapshot_is_replaced_whole() {
 fn a_damaged_snapshot_is_not_used() {
     let vfs = SimVfs::new(1);
     let file = open_file(&vfs);
-    file.store(&SnapshotMeta { last_log_id: Some(log_id(1, 1)), ..SnapshotMeta::default() }, b"state").unwrap();
-    let path = vfs.files().into_iter().find(|path| path.starts_with(SNAPSHOT_DIR)).unwrap();
+    file.store(
+        &SnapshotMeta {
+            last_log_id: Some(log_id(1, 1)),
+            ..SnapshotMeta::default()
+        },
+        b"state",
+    )
+    .unwrap();
+    let path = vfs
+        .files()
+        .into_iter()
+        .find(|path| path.starts_with(SNAPSHOT_DIR))
+        .unwrap();
     vfs.flip_bit(&path, 300);
     let opened = SnapshotFile::open(Arc::new(vfs), Path::new(SNAPSHOT_DIR), GroupId::Ring);
     assert_eq!(opened.unwrap_err().kind(), crate::Kind::Corrupt);
