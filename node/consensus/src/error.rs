@@ -23,7 +23,7 @@ pub enum Kind {
     Throttled,
     /// Ask the named leader; nothing was accepted.
     NotLeader,
-    /// Try again. The request may or may not have taken effect.
+    /// Try again later; [`ConsensusError::may_have_taken_effect`] says whether the request may be done already.
     Unavailable,
     /// Repair from a peer: bytes that were durable cannot be trusted any more.
     Corrupt,
@@ -114,6 +114,18 @@ pub enum ConsensusError {
 }
 
 impl ConsensusError {
+    /// Whether a proposal that got this answer may be committed all the same, so that a second try must be recognised.
+    pub fn may_have_taken_effect(&self) -> bool {
+        matches!(
+            self,
+            Self::OutcomeUnknown { .. }
+                | Self::TimedOut { .. }
+                | Self::Closed { .. }
+                | Self::Stopped { .. }
+                | Self::Log { .. }
+        )
+    }
+
     /// What to do about it.
     pub fn kind(&self) -> Kind {
         match self {

@@ -2,8 +2,8 @@
 //!
 //! Owned by whoever opened it through [`crate::Groups`]; clones share it. What always holds:
 //! - [`Group::propose`] answers after the entry is synced on a majority and applied here.
-//! - An error of kind `NotLeader`, `Throttled` or `Rejected` means that nothing was accepted; `Unavailable` means that
-//!   nobody knows, so a retry needs its own way to be recognised.
+//! - An error says whether the entry may be committed all the same ([`ConsensusError::may_have_taken_effect`]); then a
+//!   second try needs its own way to be recognised.
 //! - No bytes are accepted without a share of the budgets of the group and the node.
 //! - Entries leave the log only in [`Group::snapshot_and_purge`], and only below a snapshot that is on disk.
 //!
@@ -133,7 +133,7 @@ impl<M: Machine> Group<M> {
     /// Commits an entry; returns its index and the machine's response to it.
     ///
     /// Errors: `Rejected` (larger than [`ENTRY_BYTES_MAX`]), `Throttled` (a budget or the log is full), `NotLeader`,
-    /// `Unavailable` (the leader changed while it was under way: it may be committed or not), `Fenced` (closed).
+    /// `Unavailable` (no majority; or the leader changed while it was under way), `Fenced` (closed).
     ///
     /// Cancel: the entry may be committed all the same.
     pub async fn propose(&self, payload: Payload) -> Result<(LogIndex, M::Response), ConsensusError> {

@@ -69,7 +69,8 @@
 //! - Every member applies the same entries in the same order; a machine that is new after a restart sees each committed
 //!   entry once, on top of its last snapshot.
 //! - Nothing is accepted without a share of a byte budget: 32 MiB in flight per group, 256 MiB per node.
-//! - [`ConsensusError::kind`] says what to do next. Only `Unavailable` leaves it open whether a proposal took effect.
+//! - [`ConsensusError::kind`] says what to do next, [`ConsensusError::may_have_taken_effect`] whether a second try may
+//!   double what the first one did.
 //!
 //! Not here: TCP and TLS (`server` implements [`PeerNetwork`]), what a span is, clocks and randomness (openraft takes
 //! both from its runtime).

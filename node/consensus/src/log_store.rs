@@ -107,7 +107,7 @@ impl LogStore {
                 .read(
                     shared.key,
                     next + 1..stored_end + 1,
-                    (bytes_max - bytes.min(bytes_max)).min(READ_BYTES_MAX).max(1),
+                    bytes_max.saturating_sub(bytes).clamp(1, READ_BYTES_MAX),
                 )
                 .map_err(|error| shared.failed(error))?;
             if records.is_empty() {
@@ -220,7 +220,7 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
 }
 
 /// What an entry counts for in the bounds of cache and reads.
-fn entry_bytes(entry: &Entry) -> usize {
+pub(crate) fn entry_bytes(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(payload) => ENTRY_HEADER_BYTES + payload.data().len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => ENTRY_HEADER_BYTES,
@@ -249,7 +249,7 @@ fn encode_shared(entry: Entry) -> (Entry, EntryRecord) {
 }
 
 /// Entries without which the node cannot go on or cannot make room.
-fn space_for(entries: &[Entry]) -> Space {
+pub(crate) fn space_for(entries: &[Entry]) -> Space {
     let reserved = entries.iter().all(|entry| match &entry.payload {
         EntryPayload::Normal(payload) => payload.is_control(),
         EntryPayload::Blank | EntryPayload::Membership(_) => true,

@@ -1,11 +1,14 @@
 //! What peers ask of this member.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use openraft::Snapshot;
+use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
+use wal::{Level, Space, WalError};
 
 use super::Core;
 use crate::codec::decode_snapshot;
@@ -14,7 +17,14 @@ use crate::codec::wire::{
     encode_vote_response,
 };
 use crate::error::Source;
+use crate::log_store::{entry_bytes, space_for};
 use crate::network::PeerError;
+use crate::raft::Types;
+
+/// How often a full queue of the log is looked at again; it drains at the speed of the disk.
+const ROOM_RETRY: Duration = Duration::from_millis(5);
+/// For one second in all, well within what the leader waits for an answer.
+const ROOM_TRIES: u32 = 200;
 
 impl Core {
     /// Answers one message.
@@ -34,6 +44,7 @@ impl Core {
                 Ok(encode_vote_response(&response))
             }
             Request::Append(request) => {
+                self.make_room(&request).await?;
                 let previous = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(previous);
                 let response = self
@@ -61,16 +72,22 @@ impl Core {
 
     /// Answers a stream of appends in order, many of them under way at once. Ends with its input, or after an error.
     pub(crate) fn answer_stream(
-        &self,
+        self: &Arc<Self>,
         messages: BoxStream<'static, PeerMessage>,
     ) -> BoxStream<'static, Result<PeerMessage, PeerError>> {
         let bad = Arc::new(Mutex::new(None::<PeerError>));
         let found = bad.clone();
+        let this = self.clone();
         let requests = messages
-            .map(|message| match Request::decode(&message) {
-                Ok(Request::Append(request)) => Ok(request),
-                Ok(_) => Err(PeerError::Refused("only appends come in streams".into())),
-                Err(error) => Err(PeerError::Refused(error.into())),
+            .then(move |message| {
+                let this = this.clone();
+                async move {
+                    match Request::decode(&message) {
+                        Ok(Request::Append(request)) => this.make_room(&request).await.map(|()| request),
+                        Ok(_) => Err(PeerError::Refused("only appends come in streams".into())),
+                        Err(error) => Err(PeerError::Refused(error.into())),
+                    }
+                }
             })
             .scan(found, |found, request| {
                 let request = request.map_err(|error| *found.lock() = Some(error)).ok();
@@ -80,9 +97,30 @@ impl Core {
             Ok(result) => Ok(encode_append_response(&result)),
             Err(fatal) => Err(PeerError::Refused(fatal.into())),
         });
-        // What could not be decoded ends the requests and is then said as the last answer.
+        // What could not be taken ends the requests and is then said as the last answer.
         let last =
             stream::once(async move { bad.lock().take() }).filter_map(|bad| futures::future::ready(bad.map(Err)));
         Box::pin(answers.chain(last))
+    }
+
+    /// Waits until the log takes these entries without holding up its caller, and refuses them when it cannot.
+    ///
+    /// For openraft a refused append is the end of the group here; refused at the door, the leader tries again later.
+    /// The door is open for longer than that of [`super::Group::propose`], so that what a leader has accepted finds room.
+    async fn make_room(&self, request: &AppendEntriesRequest<Types>) -> Result<(), PeerError> {
+        if request.entries.is_empty() || space_for(&request.entries) == Space::Reserved {
+            return Ok(());
+        }
+        let bytes = request.entries.iter().map(entry_bytes).sum();
+        for _ in 0..ROOM_TRIES {
+            match self.wal.admit(bytes) {
+                Err(WalError::Throttled { .. }) => tokio::time::sleep(ROOM_RETRY).await,
+                Err(full @ WalError::Full { .. }) if self.wal.level() >= Level::ReservedOnly => {
+                    return Err(PeerError::Refused(full.into()));
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(PeerError::Refused("the log is busy".into()))
     }
 }

@@ -41,6 +41,8 @@ pub struct MemoryNetwork {
 struct Wires {
     nodes: HashMap<NodeId, WeakGroups>,
     links: HashMap<(NodeId, NodeId), Link>,
+    /// Messages and streams that anybody tried to send.
+    attempts: u64,
 }
 
 impl MemoryNetwork {
@@ -80,6 +82,11 @@ impl MemoryNetwork {
             wires.links.insert((node, other), link);
             wires.links.insert((other, node), link);
         }
+    }
+
+    /// How many messages and streams were tried so far, whatever became of them.
+    pub fn attempts(&self) -> u64 {
+        self.wires.lock().attempts
     }
 
     fn link(&self, from: NodeId, to: NodeId) -> Link {
@@ -128,6 +135,7 @@ impl PeerNetwork for NodeNetwork {
     ) -> BoxFuture<'static, Result<PeerMessage, PeerError>> {
         let (from, network) = (self.from, self.network.clone());
         async move {
+            network.wires.lock().attempts += 1;
             network.pass(from, to.node).await?;
             let answer = network.groups(to.node)?.answer(to.group, request).await?;
             network.pass(to.node, from).await?;
@@ -143,6 +151,7 @@ impl PeerNetwork for NodeNetwork {
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<PeerMessage, PeerError>>, PeerError>> {
         let (from, network) = (self.from, self.network.clone());
         async move {
+            network.wires.lock().attempts += 1;
             network.pass(from, to.node).await?;
             let groups = network.groups(to.node)?;
             let forth = network.clone();

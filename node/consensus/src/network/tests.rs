@@ -454,3 +454,62 @@ async fn t50_a_group_that_is_not_open_refuses() {
     propose(&cluster.member(leader).ring, "two of three").await.unwrap();
     cluster.stop().await;
 }
+
+/// A connection that was opened before there was anything to send skipped openraft's waiting between tries: a peer that
+/// was down was tried as fast as the processor could.
+#[tokio::test(start_paused = true)]
+async fn t90_a_peer_that_is_down_is_tried_now_and_then() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let down = cluster
+        .members
+        .iter()
+        .map(|member| member.node.id)
+        .find(|id| *id != leader)
+        .unwrap();
+    cluster.lose_power(down).await;
+    cluster.write_many("a", 5).await;
+    let before = cluster.network.attempts();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let attempts = cluster.network.attempts() - before;
+    // Heartbeats to both, every 100 ms, and at most one try per second or so for the entries.
+    assert!(attempts < 300, "{attempts} attempts in ten quiet seconds");
+    cluster.stop().await;
+}
+
+/// A follower whose log is full says no at the door and goes on when there is room; its group does not die of it.
+#[tokio::test(start_paused = true)]
+async fn t50_a_full_follower_waits_for_room() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let full = cluster
+        .members
+        .iter()
+        .map(|member| member.node.id)
+        .find(|id| *id != leader)
+        .unwrap();
+    // Another group of that node fills the log.
+    let key = wal::GroupKey(99);
+    let wal = cluster.member(full).node.wal.clone();
+    let mut index = 1;
+    while wal.level() < wal::Level::ReservedOnly {
+        let entry = wal::EntryRecord {
+            index,
+            term: 1,
+            payload: vec![7; 200_000].into(),
+        };
+        if wal.append(key, vec![entry], Box::new(|_| ())).is_err() {
+            break;
+        }
+        index += 1;
+    }
+    while wal.drive() {}
+    cluster.write_many("while full", 20).await;
+    assert!(cluster.member(full).ring.status().is_running);
+    let behind = cluster.member(full).journal.texts().len();
+    assert!(behind < 20, "the full log took entries: {behind}");
+    wal.drop_group(key, Box::new(|_| ())).unwrap();
+    cluster.write_many("after", 3).await;
+    cluster.converge().await;
+    cluster.stop().await;
+}
