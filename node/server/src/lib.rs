@@ -10,6 +10,8 @@
 //! Not here: what a span is (`model`), how one is stored (`shard`), how a question is evaluated (`query`).
 
 pub mod admission;
+pub mod api;
+pub mod app;
 pub mod body;
 pub mod cli;
 pub mod clock;
@@ -18,8 +20,11 @@ pub mod ingest;
 pub mod load;
 pub mod metrics;
 pub mod net;
+pub mod node;
+pub mod querier;
 pub mod receiver;
 pub mod refusal;
+pub mod storage;
 pub mod telemetry;
 pub mod tenant;
 

@@ -1,7 +1,12 @@
-//! `vivace`: reads the words, runs the command, tells the exit code. No logic here.
+//! `vivace`: settings, build, run, drain. No logic here.
+
+use std::sync::Arc;
 
 use clap::Parser as _;
-use server::cli::{Cli, Command};
+use server::app::{App, Common, stop_on_signal};
+use server::cli::{Cli, Command, StandaloneArgs};
+use server::clock::SystemClock;
+use server::node::Node;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,10 +19,40 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Load(args) => runtime()?.block_on(server::load::command(args)),
         Command::Standalone(args) => {
-            args.settings().map_err(|error| anyhow::anyhow!("{error}"))?;
-            Ok(())
+            let settings = match args.settings() {
+                Ok(settings) => settings,
+                Err(error) => {
+                    // One line per problem, without the "Error:" that would stand before the first.
+                    eprintln!("{error}");
+                    std::process::exit(2);
+                }
+            };
+            if args.check_config {
+                println!("settings are valid");
+                return Ok(());
+            }
+            let runtime = runtime()?;
+            let outcome = runtime.block_on(standalone(settings, &args));
+            // Threads that still read blocks for nobody are not waited for.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            outcome
         }
     }
+}
+
+async fn standalone(settings: settings::NodeSettings, args: &StandaloneArgs) -> anyhow::Result<()> {
+    let repeats = server::telemetry::install(&settings.log)?;
+    tracing::info!(version = server::VERSION, config = ?args.config, "starting");
+    let stop = stop_on_signal()?;
+    let common = Common::new(settings, Arc::new(SystemClock::new()))?;
+    let objects = server::storage::open(&common.settings)?;
+    if common.settings.storage.probe {
+        let prefix = server::storage::prefix(&common.settings);
+        server::storage::probe(&*objects, &prefix, &std::process::id().to_string()).await?;
+    }
+    let app = App::bind(common.clone(), Some(repeats)).await?;
+    let node = Node::open(common, objects).await?;
+    app.run(node.backend(), stop, &mut std::io::stdout()).await
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

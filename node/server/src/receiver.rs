@@ -43,11 +43,7 @@ pub struct Receiver {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cpu: CpuPool,
-    pub(crate) json: JsonDecoder,
 }
-
-/// Turns OTLP/JSON into the protobuf of the same request.
-pub type JsonDecoder = fn(&[u8]) -> Result<Vec<u8>, wire::Error>;
 
 impl std::fmt::Debug for Receiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -73,7 +69,6 @@ impl Receiver {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         cpu: CpuPool,
-        json: JsonDecoder,
     ) -> Self {
         let inflate_limits = InflateLimits {
             bytes_max: settings.listen.request_bytes_max.as_usize(),
@@ -91,7 +86,6 @@ impl Receiver {
             clock,
             metrics,
             cpu,
-            json,
         }
     }
 
@@ -145,12 +139,12 @@ impl Receiver {
         if encoding == Encoding::Identity && form == Form::Protobuf {
             return Ok(inflate(encoding, body, &self.inflate_limits)?);
         }
-        let (limits, json) = (self.inflate_limits, self.json);
+        let limits = self.inflate_limits;
         let work = move |body: Bytes| -> Result<Bytes, wire::Error> {
             let message = inflate(encoding, body, &limits)?;
             match form {
                 Form::Protobuf => Ok(message),
-                Form::Json => json(&message).map(Bytes::from),
+                Form::Json => wire::json::export_request(&message).map(Bytes::from),
             }
         };
         let message = if body.len() <= INLINE_BYTES_MAX {

@@ -10,10 +10,15 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full};
 use model::{ManualClock, TenantId};
 use parking_lot::Mutex;
+use server::api::{Api, Readiness};
 use server::cpu::CpuPool;
 use server::ingest::{Ingest, IngestOutcome};
 use server::metrics::Metrics;
 use server::net::{ConnectionLimits, Listener, Protocol, serve};
+use server::querier::{
+    Querier, SearchAnswer, SearchQuestion, TagsAnswer, TagsQuestion, TraceAnswer, TraceQuestion, ValuesAnswer,
+    ValuesQuestion,
+};
 use server::receiver::Receiver;
 use server::refusal::Refusal;
 use server::tenant::Tenancy;
@@ -47,15 +52,66 @@ impl Ingest for Recorder {
     }
 }
 
+/// Answers what it was told to, and remembers what it was asked.
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) traces: Mutex<Vec<TraceQuestion>>,
+    pub(crate) searches: Mutex<Vec<SearchQuestion>>,
+    pub(crate) tags: Mutex<Vec<TagsQuestion>>,
+    pub(crate) values: Mutex<Vec<ValuesQuestion>>,
+    pub(crate) trace: Mutex<TraceAnswer>,
+    pub(crate) search: Mutex<SearchAnswer>,
+    pub(crate) tag_names: Mutex<TagsAnswer>,
+    pub(crate) tag_values: Mutex<ValuesAnswer>,
+    pub(crate) refusal: Mutex<Option<Refusal>>,
+    /// When set, every answer waits for it.
+    pub(crate) gate: Mutex<Option<Arc<Notify>>>,
+}
+
+impl Script {
+    async fn answer<T: Clone>(&self, answer: &Mutex<T>) -> Result<T, Refusal> {
+        let gate = self.gate.lock().clone();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
+        match self.refusal.lock().clone() {
+            Some(refusal) => Err(refusal),
+            None => Ok(answer.lock().clone()),
+        }
+    }
+}
+
+impl Querier for Script {
+    fn trace_by_id(&self, question: TraceQuestion) -> BoxFuture<'_, Result<TraceAnswer, Refusal>> {
+        self.traces.lock().push(question);
+        Box::pin(self.answer(&self.trace))
+    }
+    fn search(&self, question: SearchQuestion) -> BoxFuture<'_, Result<SearchAnswer, Refusal>> {
+        self.searches.lock().push(question);
+        Box::pin(self.answer(&self.search))
+    }
+    fn tags(&self, question: TagsQuestion) -> BoxFuture<'_, Result<TagsAnswer, Refusal>> {
+        self.tags.lock().push(question);
+        Box::pin(self.answer(&self.tag_names))
+    }
+    fn tag_values(&self, question: ValuesQuestion) -> BoxFuture<'_, Result<ValuesAnswer, Refusal>> {
+        self.values.lock().push(question);
+        Box::pin(self.answer(&self.tag_values))
+    }
+}
+
 /// A running door. Stops when dropped, because its runtime does.
 pub(crate) struct Door {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) receiver: Arc<Receiver>,
+    pub(crate) script: Arc<Script>,
+    pub(crate) readiness: Arc<Readiness>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
+    pub(crate) api: SocketAddr,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -66,15 +122,29 @@ pub(crate) async fn open(yaml: &str) -> Door {
     let metrics = Metrics::new();
     let recorder = Arc::new(Recorder::default());
     let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
+    let live_limits = Arc::new(ArcSwap::from_pointee(settings.limits.clone()));
+    let tenancy = Arc::new(Tenancy::new(&settings));
+    let cpu = CpuPool::new("test", 1).unwrap();
     let receiver = Arc::new(Receiver::new(
         &settings,
-        Arc::new(ArcSwap::from_pointee(settings.limits.clone())),
-        Arc::new(Tenancy::new(&settings)),
+        live_limits.clone(),
+        tenancy.clone(),
         recorder.clone(),
         clock.clone(),
         metrics.clone(),
-        CpuPool::new("test", 1).unwrap(),
-        |body| Ok(if body == b"{}" { vec![] } else { b"j".to_vec() }),
+        cpu.clone(),
+    ));
+    let script = Arc::new(Script::default());
+    let readiness = Arc::new(Readiness::default());
+    let api = Arc::new(Api::new(
+        Arc::new(settings.clone()),
+        live_limits,
+        tenancy,
+        script.clone(),
+        clock.clone(),
+        metrics.clone(),
+        readiness.clone(),
+        cpu,
     ));
     let limits = ConnectionLimits::new(&settings.listen, metrics.refused_connections.clone());
     let stop = CancellationToken::new();
@@ -82,7 +152,8 @@ pub(crate) async fn open(yaml: &str) -> Door {
     let loopback = "127.0.0.1:0".parse().unwrap();
     let grpc = Listener::bind(loopback).await.unwrap();
     let http = Listener::bind(loopback).await.unwrap();
-    let (grpc_address, http_address) = (grpc.address(), http.address());
+    let query = Listener::bind(loopback).await.unwrap();
+    let (grpc_address, http_address, api_address) = (grpc.address(), http.address(), query.address());
     let shared = receiver.clone();
     let grpc_service = move |request| server::receiver::grpc::serve(shared.clone(), request);
     let shared = receiver.clone();
@@ -103,14 +174,26 @@ pub(crate) async fn open(yaml: &str) -> Door {
         stop.clone(),
         tasks.clone(),
     ));
+    let api_service = move |request| server::api::serve(api.clone(), request);
+    tasks.spawn(serve(
+        query,
+        Protocol::Http1And2,
+        limits.clone(),
+        api_service,
+        stop.clone(),
+        tasks.clone(),
+    ));
     Door {
         recorder,
         receiver,
+        script,
+        readiness,
         metrics,
         clock,
         limits,
         grpc: grpc_address,
         http: http_address,
+        api: api_address,
         stop,
         tasks,
     }
@@ -135,6 +218,21 @@ impl Door {
             request = request.header(*name, *value);
         }
         request.send().await.unwrap()
+    }
+
+    /// `GET` on the query port.
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+        let mut request = reqwest::Client::new().get(format!("http://{}{path}", self.api));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap()
+    }
+
+    /// Status and text of a `GET` on the query port.
+    pub(crate) async fn page(&self, path: &str) -> (u16, String) {
+        let answer = self.get(path, &[]).await;
+        (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
     /// One unary call; `body` is all that is sent, prefix included.

@@ -1,0 +1,84 @@
+//! One shard's flushes: when to cut, when to upload, when the log may forget.
+
+use std::time::Duration;
+
+use consensus::{Group, Payload};
+use model::LogIndex;
+use shard::command::ShardCommand;
+use shard::flush::Flusher;
+use tokio_util::sync::CancellationToken;
+use wal::{Level, Wal};
+
+use super::machine::ShardMachine;
+use crate::app::Common;
+
+/// How often is looked. A tail grows by some megabytes in that time.
+const LOOK: Duration = Duration::from_millis(250);
+/// Pauses after a failure, doubling.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Blocks that may wait on local disk for the object store before cutting stops and the log keeps the rest.
+const SPOOLED_MAX: usize = 64;
+const PURGE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Runs until stopped. `heads_high` is the heap size of this shard's live spans at which it cuts early.
+pub(super) async fn run(
+    flusher: Flusher,
+    group: Group<ShardMachine>,
+    common: Common,
+    wal: Wal,
+    heads_high: usize,
+    stop: CancellationToken,
+) {
+    let mut backoff = BACKOFF_FIRST;
+    let mut pause = LOOK;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let round = async {
+            if is_due(&flusher, &common, &wal, heads_high) {
+                flusher.cut().await?;
+            }
+            while let Some(watermark) = flusher.flush_oldest().await? {
+                forget(&group, watermark).await?;
+            }
+            anyhow::Ok(())
+        };
+        let outcome = tokio::select! {
+            // Dropping a round leaves the log as it was; at worst an object that nobody names.
+            () = stop.cancelled() => return,
+            outcome = round => outcome,
+        };
+        match outcome {
+            Ok(()) => (pause, backoff) = (LOOK, BACKOFF_FIRST),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), shard = %flusher.shard.group(), "flush failed; trying again");
+                (pause, backoff) = (backoff, (backoff * 2).min(BACKOFF_MAX));
+            }
+        }
+    }
+}
+
+fn is_due(flusher: &Flusher, common: &Common, wal: &Wal, heads_high: usize) -> bool {
+    let tail = flusher.shard.tail();
+    let Some(since) = tail.since else { return false };
+    if flusher.shard.head().spooled_blocks() >= SPOOLED_MAX {
+        return false;
+    }
+    let settings = &common.settings.flush;
+    tail.log_bytes >= settings.tail_bytes.bytes()
+        || common.clock.monotonic().saturating_sub(since) >= settings.tail_age.duration()
+        || flusher.shard.head().heap_bytes() >= heads_high
+        || wal.level() != Level::Normal
+}
+
+/// Says in the log itself that blocks cover it up to `to`, and lets go of that part.
+async fn forget(group: &Group<ShardMachine>, to: LogIndex) -> anyhow::Result<()> {
+    group
+        .propose(Payload::control(ShardCommand::Flushed { to }.encode()))
+        .await?;
+    group.snapshot_and_purge(to, PURGE_WITHIN).await?;
+    Ok(())
+}

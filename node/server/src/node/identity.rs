@@ -1,0 +1,71 @@
+//! The identity of this node on this disk.
+//!
+//! A disk that comes back empty is another node: the id is made when the data directory is first used and lives in it.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use model::NodeId;
+
+const FILE: &str = "node-id";
+
+/// Reads the id, or makes one and keeps it: durable before it is used.
+pub(super) fn load_or_make(data_dir: &Path) -> anyhow::Result<NodeId> {
+    let path = data_dir.join(FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => match u64::from_str_radix(text.trim(), 16) {
+            Ok(id) if id != 0 => Ok(NodeId(id)),
+            _ => bail!(
+                "{} does not hold a node id; restore it or start with an empty data directory",
+                path.display()
+            ),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if data_dir.join("wal").is_dir() {
+                bail!(
+                    "{} is gone, but there is a log beside it; restore it or start with an empty data directory",
+                    path.display()
+                );
+            }
+            let id = rand::random::<u64>() | 1;
+            write_durably(data_dir, &path, &format!("{id:016x}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(NodeId(id))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn write_durably(dir: &Path, path: &Path, text: &str) -> std::io::Result<()> {
+    let staged = path.with_extension("new");
+    let mut file = File::create(&staged)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&staged, path)?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_made_once_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = load_or_make(folder.path()).unwrap();
+        assert_ne!(id.0, 0);
+        assert_eq!(load_or_make(folder.path()).unwrap(), id);
+    }
+
+    #[test]
+    fn an_id_that_is_damaged_or_gone_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), "nonsense").unwrap();
+        assert!(load_or_make(folder.path()).is_err());
+        fs::remove_file(folder.path().join(FILE)).unwrap();
+        fs::create_dir(folder.path().join("wal")).unwrap();
+        assert!(load_or_make(folder.path()).is_err());
+    }
+}
