@@ -133,7 +133,8 @@ impl<M: Machine> Group<M> {
     /// Commits an entry; returns its index and the machine's response to it.
     ///
     /// Errors: `Rejected` (larger than [`ENTRY_BYTES_MAX`]), `Throttled` (a budget or the log is full), `NotLeader`,
-    /// `Unavailable` (no majority; or the leader changed while it was under way), `Fenced` (closed).
+    /// `Unavailable` (no majority, also on a leader that was just elected and has not heard from one yet; or the leader
+    /// changed while the entry was under way), `Fenced` (closed).
     ///
     /// Cancel: the entry may be committed all the same.
     pub async fn propose(&self, payload: Payload) -> Result<(LogIndex, M::Response), ConsensusError> {

@@ -164,8 +164,8 @@ impl Node {
 
     /// Starts a node whose log is written by a task, once per simulated millisecond: with paused time nothing depends on
     /// how busy the machine is.
-    pub(crate) fn start_simulated(id: u64, vfs: SimVfs, network: &MemoryNetwork) -> Self {
-        let mut node = Self::start_driven(Self::options(NodeId(id)), vfs, network, Drive::Manual);
+    pub(crate) fn start_simulated(options: GroupsOptions, vfs: SimVfs, network: &MemoryNetwork) -> Self {
+        let mut node = Self::start_driven(options, vfs, network, Drive::Manual);
         let wal = node.wal.clone();
         node.driver = Some(tokio::spawn(async move {
             loop {
