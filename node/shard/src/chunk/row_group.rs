@@ -82,7 +82,7 @@ impl RowGroupChunk {
             ColumnRef::Kind => self.field(Field::Kind),
             ColumnRef::Status => self.field(Field::Status),
             ColumnRef::StatusMessage => self.field(Field::StatusMessage),
-            ColumnRef::Duration => self.field(Field::Duration),
+            ColumnRef::Duration => Ok(self.field(Field::Duration)?.into_iter().map(plain_ints).collect()),
             ColumnRef::SpanId => self.field(Field::SpanId),
             ColumnRef::ParentSpanId => self.field(Field::ParentSpanId),
             ColumnRef::Start => {
@@ -194,6 +194,18 @@ impl RowGroupChunk {
             parent_distance,
         })
     }
+}
+
+/// A column of integers, dictionary resolved: the writer chooses a dictionary where few values repeat.
+fn plain_ints(column: Column) -> Column {
+    let OwnedValues::Dict { ids, dict } = &column.values else { return column };
+    let Dict::Values(values) = &**dict else { return column };
+    let value = |id: &u32| match values.get(*id as usize) {
+        Some(Some(Value::Int(value))) => *value,
+        _ => 0,
+    };
+    let values = OwnedValues::Int(ids.iter().map(value).collect());
+    Column { rows: column.rows, values }
 }
 
 /// The bytes of a binary column, dictionary resolved.

@@ -1,0 +1,89 @@
+//! The answer does not depend on where the cut falls: the same spans, live, spooled, in one block or in many, and traces
+//! split between all of these, give the same answers.
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use proptest::prelude::*;
+use query::source::TimeRange;
+
+use crate::world::{NOW, World, span};
+
+/// What happens after a batch.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Nothing,
+    /// The block stays in the spool: the object store is away.
+    Cut,
+    Flush,
+}
+
+const QUERIES: [&str; 12] = [
+    "{}",
+    "{ status = error }",
+    "{ name = \"op-1\" && duration > 5ms }",
+    "{ .flavour =~ \"f[12]\" }",
+    "{ resource.service.name = \"service-0\" }",
+    "{ rootName = \"op-0\" }",
+    "{ traceDuration > 3s && kind = server }",
+    "{ status = error } >> { name = \"op-1\" }",
+    "{ .flavour = \"f1\" } && { .flavour = \"f2\" }",
+    "{ name = \"op-0\" } | count() > 2",
+    "{ kind != client } | by(.flavour) | count() > 1",
+    "{ name = \"op-2\" } !> { status = error }",
+];
+
+/// A span is a function of its trace and number, so that a number drawn twice is a span sent twice. A tenth of the parents
+/// never come, and children come before their parents as often as after.
+fn spans() -> impl Strategy<Value = Vec<Span>> {
+    let one = (0u8..6, 0u8..14).prop_map(|(trace, id)| {
+        let parent = if id % 5 == 4 { 40 } else { (id ^ trace) % 14 };
+        span(trace, id, parent, u64::from(trace) * 3 % 11 + u64::from(id) * 7 % 13, trace.wrapping_mul(5) ^ id)
+    });
+    proptest::collection::vec(one, 1..8)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![3 => Just(Step::Nothing), 1 => Just(Step::Cut), 1 => Just(Step::Flush)]
+}
+
+async fn check(batches: Vec<(Vec<Span>, Step)>, window: TimeRange) -> Result<(), TestCaseError> {
+    let (mut plain, mut cut) = (World::new(), World::new());
+    for (spans, step) in &batches {
+        let one = plain.send(spans);
+        let other = cut.send(spans);
+        prop_assert_eq!((one.stored, one.duplicates), (other.stored, other.duplicates));
+        match step {
+            Step::Nothing => {}
+            Step::Cut => {
+                cut.flusher.cut().await.unwrap();
+            }
+            Step::Flush => cut.flush().await,
+        }
+    }
+    for trace in 0..6 {
+        prop_assert_eq!(plain.trace(trace).await, cut.trace(trace).await, "trace {}", trace);
+    }
+    for query in QUERIES {
+        let expected = plain.search(query, window).await;
+        let found = cut.search(query, window).await;
+        prop_assert_eq!(found.missing, Vec::<String>::new());
+        prop_assert_eq!(expected.traces, found.traces, "{}", query);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn answers_are_the_same_wherever_the_cut_falls(
+        batches in proptest::collection::vec((spans(), step()), 1..10),
+        window in prop_oneof![Just(None), (0u64..20, 0u64..6).prop_map(Some)],
+    ) {
+        let window = window.map_or(TimeRange::ALWAYS, |(start, length)| TimeRange {
+            start_unix_nanos: NOW + start * 1_000_000_000,
+            end_unix_nanos: NOW + (start + length) * 1_000_000_000,
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(check(batches, window))?;
+    }
+}

@@ -1,0 +1,151 @@
+//! What a flush leaves behind when something fails between two of its steps.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use model::{LogIndex, TenantId};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use shard::catalog::Command;
+use shard::owner::CutOutcome;
+use shard::port::CatalogPort;
+
+use crate::world::{World, append_command, group, span};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_reply_is_looked_up_and_not_repeated() {
+    let mut world = World::new();
+    world.send(&[span(0, 0, 0, 0, 0)]);
+    world.flusher.cut().await.unwrap();
+    // Somebody flushed the same range: this node's own first try, whose reply did not come back.
+    let range = world.shard.head().oldest_spooled().unwrap().range();
+    let command = Command::AddBlock { group: group(), from: range.from, to: range.to, object: None, records: vec![] };
+    world.catalog.change(command).await.unwrap();
+    assert_eq!(world.flusher.flush_oldest().await.unwrap(), Some(range.to));
+    assert_eq!(world.shard.head().spooled_blocks(), 0);
+    assert_eq!(world.catalog.view().block_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_wait_in_the_spool_and_are_read_there() {
+    let mut world = World::new();
+    for n in 0..3u8 {
+        world.send(&[span(n, 0, 0, u64::from(n), n)]);
+        assert!(world.flusher.cut().await.unwrap());
+    }
+    assert_eq!(world.shard.head().spooled_blocks(), 3);
+    assert_eq!(world.shard.head().heap_bytes(), 0);
+    assert_eq!(world.find("{}").await.len(), 3);
+    // In order, oldest first, each once.
+    let mut covered = Vec::new();
+    while let Some(to) = world.flusher.flush_oldest().await.unwrap() {
+        covered.push(to);
+        assert_eq!(world.find("{}").await.len(), 3);
+    }
+    assert_eq!(covered, [LogIndex(1), LogIndex(2), LogIndex(3)]);
+    assert_eq!(world.catalog.view().watermark(group()), Some(LogIndex(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_repeat_older_ones_move_the_watermark_without_a_block() {
+    let mut world = World::new();
+    let spans = [span(0, 0, 0, 0, 0)];
+    assert_eq!(world.send(&spans).stored, 1);
+    world.flush().await;
+    assert_eq!(world.send(&spans).duplicates, 1);
+    world.flush().await;
+    assert_eq!(world.catalog.view().watermark(group()), Some(LogIndex(2)));
+    assert_eq!(world.catalog.view().block_count(), 1);
+    assert_eq!(world.find("{}").await[0].spansets[0].matched, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_span_in_two_batches_counts_once_even_across_blocks() {
+    let mut world = World::new();
+    world.send(&[span(0, 0, 0, 0, 0), span(0, 1, 0, 1, 1)]);
+    world.flush().await;
+    world.send(&[span(0, 1, 0, 1, 1), span(0, 2, 0, 2, 2)]);
+    assert_eq!(world.find("{}").await[0].spansets[0].matched, 3);
+    world.flush().await;
+    assert_eq!(world.find("{}").await[0].spansets[0].matched, 3);
+    assert_eq!(world.trace(0).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_is_gone_is_named_and_the_rest_is_answered() {
+    let store = Arc::new(InMemory::new());
+    let mut world = World::over(Arc::clone(&store) as _);
+    world.send(&[span(0, 0, 0, 0, 0)]);
+    world.flush().await;
+    let objects: Vec<_> = store.list(None).collect().await;
+    for object in objects {
+        object_store::ObjectStoreExt::delete(&*store, &object.unwrap().location).await.unwrap();
+    }
+    world.send(&[span(1, 0, 0, 0, 0)]);
+    // The block's index is cached since the flush looked for split traces: only its spans are missing.
+    let answer = world.search("{}", query::source::TimeRange::ALWAYS).await;
+    assert_eq!(answer.traces.len(), 1);
+    assert_eq!(answer.missing.len(), 1, "{:?}", answer.missing);
+    assert!(answer.jobs_done < answer.jobs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_never_see_each_other() {
+    let mut world = World::new();
+    world.tenant = TenantId::new("a").unwrap();
+    world.send(&[span(0, 0, 0, 0, 0)]);
+    world.tenant = TenantId::new("b").unwrap();
+    world.send(&[span(1, 0, 0, 0, 0)]);
+    for flushed in [false, true] {
+        if flushed {
+            world.flush().await;
+        }
+        for (tenant, own, foreign) in [("a", 0, 1), ("b", 1, 0), ("c", 2, 0)] {
+            world.tenant = TenantId::new(tenant).unwrap();
+            let found: Vec<_> = world.find("{}").await.iter().map(|trace| trace.trace_id).collect();
+            let expected = if tenant == "c" { vec![] } else { vec![crate::world::trace_id(own)] };
+            assert_eq!(found, expected);
+            assert!(world.trace(foreign).await.is_empty());
+        }
+    }
+}
+
+#[test]
+fn replaying_the_log_above_the_watermark_rebuilds_what_was_live() {
+    let (mut before, after) = (World::new(), World::new());
+    let tenant = TenantId::single();
+    let batches: Vec<Bytes> =
+        (0..4u8).map(|n| append_command(&tenant, &[span(n, 0, 0, 0, n), span(n, 1, 0, 0, n)])).collect();
+    for n in 0..4u8 {
+        before.send(&[span(n, 0, 0, 0, n), span(n, 1, 0, 0, n)]);
+    }
+    // The catalog already names the first two entries; the snapshot of the log does not know that yet.
+    after.shard.covered_to(LogIndex(2));
+    for (position, batch) in batches.iter().enumerate() {
+        after.shard.apply(LogIndex(position as u64 + 1), batch, None).unwrap();
+    }
+    assert_eq!(before.shard.head().spans(), 8);
+    assert_eq!(after.shard.head().spans(), 4);
+    let CutOutcome::Built(block) = after.shard.build_cut().unwrap() else { panic!("there are live spans") };
+    assert_eq!((block.range().from, block.range().to), (LogIndex(2), LogIndex(4)));
+}
+
+#[test]
+fn the_replicated_state_survives_a_snapshot() {
+    let mut world = World::new();
+    world.send(&[span(0, 0, 0, 0, 0)]);
+    world.send(&[span(1, 0, 0, 0, 0)]);
+    let flushed = shard::command::ShardCommand::Flushed { to: LogIndex(1) }.encode();
+    world.shard.apply(LogIndex(3), &flushed, None).unwrap();
+    let (at, state) = world.shard.snapshot();
+    assert_eq!(at, LogIndex(1));
+    let other = World::new();
+    other.shard.install(at, state).unwrap();
+    // The first batch is known from the snapshot, the second comes again from the log and is new.
+    let tenant = TenantId::single();
+    let first = append_command(&tenant, &[span(0, 0, 0, 0, 0)]);
+    let second = append_command(&tenant, &[span(1, 0, 0, 0, 0)]);
+    assert_eq!(other.shard.apply(LogIndex(2), &second, None).unwrap().stored, 1);
+    assert_eq!(other.shard.apply(LogIndex(4), &first, None).unwrap().duplicates, 1);
+}

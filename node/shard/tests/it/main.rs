@@ -1,0 +1,9 @@
+//! Shards driven as a node drives them: entries applied in order, cuts at any point, blocks in an object store, questions
+//! asked at every stage.
+
+// Inside its own tests the crate has its package name; everywhere else it is `shard`.
+extern crate vivace_shard as shard;
+
+mod cut_anywhere;
+mod faults;
+mod world;

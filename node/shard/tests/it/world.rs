@@ -1,0 +1,182 @@
+//! One shard with its catalog and object store, all in this process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block::StoreReader;
+use bytes::Bytes;
+use model::{BlockId, Generation, LogIndex, ManualClock, ShardId, TenantId};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+use prost::Message;
+use query::answer::TraceMatch;
+use query::source::TimeRange;
+use query::{SearchPlan, SearchRequest};
+use shard::blocks::Blocks;
+use shard::catalog::{Catalog, GroupKey, RingTime};
+use shard::command::ShardCommand;
+use shard::flush::Flusher;
+use shard::owner::{Appended, Shard, ShardOptions};
+use shard::port::LocalCatalog;
+use shard::search::{SearchAnswer, search};
+use shard::snapshot::Snapshot;
+use shard::store::Store;
+use shard::trace::{Places, whole_trace};
+use wire::frame::{BatchHash, EntryBuilder};
+use wire::ingest::{IngestLimits, scan};
+
+pub const NOW: u64 = 1_700_000_000_000_000_000;
+
+pub fn group() -> GroupKey {
+    GroupKey { shard: ShardId(0), generation: Generation(1) }
+}
+
+/// Version 7 ids that ascend.
+pub fn ids() -> Arc<dyn Fn() -> BlockId + Send + Sync> {
+    let next = AtomicU64::new(1);
+    Arc::new(move || BlockId::from_parts(NOW / 1_000_000, u128::from(next.fetch_add(1, Ordering::Relaxed))))
+}
+
+pub struct World {
+    pub shard: Arc<Shard>,
+    pub flusher: Flusher,
+    pub catalog: Arc<LocalCatalog>,
+    pub blocks: Arc<Blocks>,
+    pub tenant: TenantId,
+    log: Vec<Bytes>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::over(Arc::new(InMemory::new()))
+    }
+
+    pub fn over(store: Arc<dyn ObjectStore>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let spool_dir = dir.path().join("spool");
+        shard::spool::clear(&spool_dir).unwrap();
+        let mut catalog = Catalog::new();
+        catalog.open_group(group());
+        let catalog = Arc::new(LocalCatalog::new(catalog, RingTime { unix_nanos: NOW, is_trusted: true }));
+        let new_block_id = ids();
+        let options = ShardOptions {
+            spool_dir: spool_dir.clone(),
+            live_bytes_max: usize::MAX,
+            clock: Arc::new(ManualClock::at(NOW)),
+            new_block_id: Arc::clone(&new_block_id),
+        };
+        let shard = Arc::new(Shard::starting_after(group(), LogIndex(0), options));
+        let reader = Arc::new(StoreReader::new(Arc::clone(&store)));
+        let store = Store::new(store, Path::from("cluster"));
+        let blocks = Arc::new(Blocks::new(store.clone(), reader, &spool_dir, 64 << 20).unwrap());
+        let flusher = Flusher {
+            shard: Arc::clone(&shard),
+            store,
+            catalog: Arc::clone(&catalog) as _,
+            blocks: Arc::clone(&blocks),
+            new_block_id,
+        };
+        Self { shard, flusher, catalog, blocks, tenant: TenantId::single(), log: Vec::new(), _dir: dir }
+    }
+
+    /// Sends one request; returns what the shard made of it.
+    pub fn send(&mut self, spans: &[Span]) -> Appended {
+        let command = append_command(&self.tenant, spans);
+        self.log.push(command.clone());
+        self.shard.apply(LogIndex(self.log.len() as u64), &command, None).unwrap()
+    }
+
+    pub async fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::new(Snapshot::take(&*self.catalog, &[Arc::clone(&self.shard)], &self.tenant).await.unwrap())
+    }
+
+    pub async fn search(&self, query: &str, window: TimeRange) -> SearchAnswer {
+        let request = SearchRequest { window, limit: 10, spans_per_spanset: 3 };
+        let plan = Arc::new(SearchPlan::new(&query::parse(query).unwrap(), request).unwrap());
+        let snapshot = self.snapshot().await;
+        search(snapshot, Arc::clone(&self.blocks), plan, Arc::default(), 2).await.unwrap()
+    }
+
+    pub async fn find(&self, query: &str) -> Vec<TraceMatch> {
+        let answer = self.search(query, TimeRange::ALWAYS).await;
+        assert_eq!(answer.missing, Vec::<String>::new());
+        answer.traces
+    }
+
+    /// The spans of a trace, sorted by id and content.
+    pub async fn trace(&self, trace: u8) -> Vec<Span> {
+        let snapshot = self.snapshot().await;
+        let whole = whole_trace(&snapshot, &self.blocks, trace_id(trace), Places::ALL, u64::MAX).await;
+        assert_eq!(whole.missing, Vec::<String>::new());
+        let mut spans: Vec<Span> = (0..whole.spans.len() as u32)
+            .map(|row| {
+                let mut bytes = Vec::new();
+                whole.spans.write_span(row, &mut bytes);
+                Span::decode(bytes.as_slice()).unwrap()
+            })
+            .collect();
+        spans.iter_mut().for_each(|span| span.attributes.sort_by_key(Message::encode_to_vec));
+        spans.sort_by_key(|span| (span.span_id.clone(), span.encode_to_vec()));
+        spans
+    }
+
+    /// Cuts, and uploads everything that waits.
+    pub async fn flush(&self) {
+        self.flusher.cut().await.unwrap();
+        while self.flusher.flush_oldest().await.unwrap().is_some() {}
+    }
+}
+
+pub fn trace_id(trace: u8) -> model::TraceId {
+    model::TraceId([trace + 1; 16])
+}
+
+fn text(key: &str, value: String) -> KeyValue {
+    let value = Some(AnyValue { value: Some(any_value::Value::StringValue(value)) });
+    KeyValue { key: key.into(), value, ..Default::default() }
+}
+
+/// A span that is a function of its numbers.
+pub fn span(trace: u8, id: u8, parent: u8, start_seconds: u64, flavour: u8) -> Span {
+    let start = NOW + start_seconds * 1_000_000_000;
+    Span {
+        trace_id: trace_id(trace).0.to_vec(),
+        span_id: vec![id + 1; 8],
+        parent_span_id: if parent == id { Vec::new() } else { vec![parent + 1; 8] },
+        name: format!("op-{}", flavour % 3),
+        kind: i32::from(flavour % 6),
+        start_time_unix_nano: start,
+        end_time_unix_nano: start + 1_000_000 * (1 + u64::from(flavour)),
+        attributes: vec![text("flavour", format!("f{}", flavour % 5))],
+        status: (flavour % 4 == 0).then(|| Status { message: String::new(), code: 2 }),
+        ..Default::default()
+    }
+}
+
+pub fn request(spans: &[Span]) -> Vec<u8> {
+    let groups = spans.chunk_by(|a, b| a.kind % 2 == b.kind % 2).map(|spans| ResourceSpans {
+        resource: Some(Resource {
+            attributes: vec![text("service.name", format!("service-{}", spans[0].kind % 2))],
+            ..Default::default()
+        }),
+        scope_spans: vec![ScopeSpans { spans: spans.to_vec(), ..Default::default() }],
+        schema_url: String::new(),
+    });
+    ExportTraceServiceRequest { resource_spans: groups.collect() }.encode_to_vec()
+}
+
+pub fn append_command(tenant: &TenantId, spans: &[Span]) -> Bytes {
+    let body = request(spans);
+    let scanned = scan(&body, &IngestLimits::default(), |_| ShardId(0)).unwrap();
+    let mut entry = EntryBuilder::default();
+    for routed in scanned.into_sub_batches(tenant, BatchHash::of_request(tenant, &body)) {
+        entry.push(routed.sub_batch).unwrap();
+    }
+    ShardCommand::Append { stamped_unix_nanos: NOW, entry: entry.finish() }.encode()
+}
