@@ -22,7 +22,12 @@
 //!     search_chunk(&plan, &whole, &|_| false, top.floor(), &budget)?.traces → top.push(..)
 //! }
 //! ```
-//! The split set must hold every trace of which the chunk has only a part; it may hold more. A trace qualifies for the
+//! Metrics go the same way with [`metrics::MetricsPlan`], [`metrics::metrics_chunk`], [`metrics::MetricsPartial::merge`] and
+//! [`metrics::MetricsPartial::finish`]; only if the plan needs whole traces are split ones named. Suggestions
+//! ([`tags::collect_tag_names`], [`tags::collect_tag_values`]) look at every chunk by itself.
+//!
+//! The split set must hold every trace of which the chunk has only a part, be the rest in another block, in another row
+//! group or in a head; it may hold more. A trace qualifies for the
 //! window by any of its spans, so chunks outside the window still matter when they hold parts of traces that also stand in
 //! chunks inside it: `has_split` says that they do.
 //!

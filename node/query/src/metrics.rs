@@ -144,8 +144,30 @@ impl Intervals {
             return self.bounds;
         }
         TimeRange {
-            start_unix_nanos: (self.first_unix_nanos.saturating_sub(self.step_nanos)).saturating_add(1),
+            // Before the epoch's second step the first interval is cut at 0.
+            start_unix_nanos: self
+                .first_unix_nanos
+                .checked_sub(self.step_nanos)
+                .map_or(0, |before| before + 1),
             end_unix_nanos: self.timestamp_unix_nanos(self.count - 1),
+        }
+    }
+
+    /// The instants that count for a sample, inclusive.
+    pub fn covered(&self, index: u32) -> TimeRange {
+        let window = self.window();
+        let end = self.timestamp_unix_nanos(index);
+        let start = end.saturating_sub(self.step_nanos).saturating_add(1);
+        if index == 0 {
+            TimeRange {
+                start_unix_nanos: window.start_unix_nanos,
+                end_unix_nanos: end,
+            }
+        } else {
+            TimeRange {
+                start_unix_nanos: start,
+                end_unix_nanos: end,
+            }
         }
     }
 
@@ -157,10 +179,7 @@ impl Intervals {
             return inside.then_some(0);
         }
         if unix_nanos <= self.first_unix_nanos {
-            // Before the epoch's second step the first interval is cut at 0.
-            let reaches = unix_nanos > self.first_unix_nanos.saturating_sub(self.step_nanos)
-                || (unix_nanos == 0 && self.first_unix_nanos < self.step_nanos);
-            return reaches.then_some(0);
+            return (unix_nanos >= self.window().start_unix_nanos).then_some(0);
         }
         let index = (unix_nanos - self.first_unix_nanos).div_ceil(self.step_nanos);
         (index < u64::from(self.count)).then_some(index as u32)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::TraceId;
 
 use super::attributes::{Counts, Side};
-use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, MetricsPartial, Power, seconds};
+use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, Measured, MetricsPartial, Power, seconds};
 use super::{Intervals, Leg, MetricsPlan};
 use crate::ast::{ArithOp, Function, MetricsExpr, SecondStage};
 use crate::error::{Error, Result};
@@ -257,7 +257,10 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
     }
     for (key, buckets) in &partial.groups {
         let labels = group_labels(leg, key);
-        let exemplars: Vec<Exemplar> = buckets.values().filter_map(|bucket| bucket.exemplar).collect();
+        let exemplars: Vec<Exemplar> = buckets
+            .values()
+            .filter_map(|bucket| bucket.exemplar.as_deref().copied())
+            .collect();
         let line = |value: &dyn Fn(&Bucket) -> f64, empty: f64| fill(points, empty, buckets, value);
         match &leg.first.function {
             Function::QuantileOverTime(_, quantiles) => {
@@ -283,10 +286,18 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
             Function::HistogramOverTime(_) => {
                 let powers: BTreeSet<Power> = buckets
                     .values()
-                    .flat_map(|bucket| bucket.powers.keys().copied())
+                    .filter_map(|b| b.measured.as_ref())
+                    .flat_map(|m| m.powers.keys().copied())
                     .collect();
                 for power in powers {
-                    let value = |bucket: &Bucket| bucket.powers.get(&power).copied().unwrap_or(0) as f64;
+                    let value = |bucket: &Bucket| {
+                        bucket
+                            .measured
+                            .as_ref()
+                            .and_then(|m| m.powers.get(&power))
+                            .copied()
+                            .unwrap_or(0) as f64
+                    };
                     let values = line(&value, 0.0);
                     let mut labels = labels.clone();
                     labels.push(("__bucket".to_owned(), Static::Float(power.edge())));
@@ -304,14 +315,17 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
                 }
             }
             function => {
+                let of = |bucket: &Bucket, value: fn(&Measured) -> f64| {
+                    bucket.measured.as_ref().map_or(f64::NAN, |measured| value(measured))
+                };
                 let step_seconds = plan.intervals.step_nanos() as f64 / 1e9;
                 let values = match function {
                     Function::Rate => line(&|bucket| bucket.count as f64 / step_seconds, 0.0),
                     Function::CountOverTime => line(&|bucket| bucket.count as f64, 0.0),
-                    Function::MinOverTime(_) => line(&|bucket| bucket.min.unwrap_or(f64::NAN), f64::NAN),
-                    Function::MaxOverTime(_) => line(&|bucket| bucket.max.unwrap_or(f64::NAN), f64::NAN),
-                    Function::SumOverTime(_) => line(&Bucket::sum, f64::NAN),
-                    _ => line(&|bucket| bucket.sum() / bucket.count as f64, f64::NAN),
+                    Function::MinOverTime(_) => line(&|bucket| of(bucket, |m| m.min), f64::NAN),
+                    Function::MaxOverTime(_) => line(&|bucket| of(bucket, |m| m.max), f64::NAN),
+                    Function::SumOverTime(_) => line(&|bucket| of(bucket, Measured::sum), f64::NAN),
+                    _ => line(&|bucket| of(bucket, Measured::sum) / bucket.count as f64, f64::NAN),
                 };
                 push(
                     &mut lines,
@@ -351,8 +365,9 @@ fn fill(points: usize, empty: f64, buckets: &BTreeMap<u32, Bucket>, value: &dyn 
 
 /// The quantile, never outside what was seen: so a single value, the smallest and the largest are exact.
 fn quantile(bucket: &Bucket, q: f64) -> Option<f64> {
-    let value = bucket.sketch.as_ref()?.quantile(q)?;
-    Some(value.max(bucket.min?).min(bucket.max?))
+    let measured = bucket.measured.as_ref()?;
+    let value = measured.sketch.as_ref()?.quantile(q)?;
+    Some(value.max(measured.min).min(measured.max))
 }
 
 fn nearest_quantile(
@@ -361,7 +376,12 @@ fn nearest_quantile(
     quantiles: &[f64],
     intervals: &Intervals,
 ) -> Option<usize> {
-    let sketch = buckets.get(&intervals.index(exemplar.unix_nanos)?)?.sketch.as_ref()?;
+    let sketch = buckets
+        .get(&intervals.index(exemplar.unix_nanos)?)?
+        .measured
+        .as_ref()?
+        .sketch
+        .as_ref()?;
     let value = exemplar.value?;
     let distances = quantiles
         .iter()

@@ -73,15 +73,24 @@ impl Power {
     }
 }
 
-/// What one interval of one series has collected.
+/// What one interval of one series has collected. Small, because most only count.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bucket {
     /// Spans, or values where a field is measured.
     pub count: u64,
+    /// Where a field is measured.
+    pub measured: Option<Box<Measured>>,
+    /// The span that stands for the interval.
+    pub exemplar: Option<Box<Exemplar>>,
+}
+
+/// What is known of the measured values of one interval. Never of none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
     /// Smallest value.
-    pub min: Option<f64>,
+    pub min: f64,
     /// Largest value.
-    pub max: Option<f64>,
+    pub max: f64,
     /// Sum of integers.
     pub sum_ints: i128,
     /// Sum of durations in nanoseconds.
@@ -89,11 +98,9 @@ pub struct Bucket {
     /// Sum of floats.
     pub sum_floats: f64,
     /// For quantiles.
-    pub sketch: Option<Box<Sketch>>,
+    pub sketch: Option<Sketch>,
     /// For histograms.
     pub powers: BTreeMap<Power, u64>,
-    /// The span that stands for the interval.
-    pub exemplar: Option<Exemplar>,
 }
 
 /// A span that shows what a sample is made of.
@@ -125,12 +132,24 @@ pub(crate) fn exemplar_hash(trace_id: TraceId, span_id: SpanId) -> u64 {
     x ^ (x >> 31)
 }
 
-impl Bucket {
-    pub(crate) fn measure(&mut self, value: &Static) {
-        let Some(number) = seconds(value) else { return };
-        self.count += 1;
-        self.min = Some(self.min.map_or(number, |min| min.min(number)));
-        self.max = Some(self.max.map_or(number, |max| max.max(number)));
+impl Measured {
+    /// Of the first value.
+    pub(crate) fn new() -> Measured {
+        Measured {
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            sum_ints: 0,
+            sum_nanos: 0,
+            sum_floats: 0.0,
+            sketch: None,
+            powers: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a value whose number is `number`.
+    pub(crate) fn add(&mut self, value: &Static, number: f64) {
+        self.min = self.min.min(number);
+        self.max = self.max.max(number);
         match value {
             Static::Int(v) => self.sum_ints += i128::from(*v),
             Static::Duration(v) => self.sum_nanos += i128::from(*v),
@@ -142,39 +161,41 @@ impl Bucket {
         self.sum_ints as f64 + self.sum_nanos as f64 / 1e9 + self.sum_floats
     }
 
-    pub(crate) fn offer(&mut self, exemplar: Exemplar) {
-        if self.exemplar.is_none_or(|known| exemplar.rank() < known.rank()) {
-            self.exemplar = Some(exemplar);
-        }
-    }
-
-    fn merge(&mut self, other: Bucket) {
-        let pick = |a: Option<f64>, b: Option<f64>, choose: fn(f64, f64) -> f64| match (a, b) {
-            (Some(a), Some(b)) => Some(choose(a, b)),
-            (a, b) => a.or(b),
-        };
-        self.count += other.count;
-        self.min = pick(self.min, other.min, f64::min);
-        self.max = pick(self.max, other.max, f64::max);
+    fn merge(&mut self, other: Measured) {
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
         self.sum_ints += other.sum_ints;
         self.sum_nanos += other.sum_nanos;
         self.sum_floats += other.sum_floats;
-        if let Some(theirs) = other.sketch {
-            match &mut self.sketch {
-                Some(mine) => mine.merge(&theirs),
-                None => self.sketch = Some(theirs),
-            }
+        match (&mut self.sketch, other.sketch) {
+            (Some(mine), Some(theirs)) => mine.merge(&theirs),
+            (mine @ None, theirs) => *mine = theirs,
+            (Some(_), None) => {}
         }
         for (power, count) in other.powers {
             *self.powers.entry(power).or_default() += count;
         }
-        if let Some(exemplar) = other.exemplar {
-            self.offer(exemplar);
+    }
+}
+
+impl Bucket {
+    fn merge(&mut self, other: Bucket) {
+        self.count += other.count;
+        match (&mut self.measured, other.measured) {
+            (Some(mine), Some(theirs)) => mine.merge(*theirs),
+            (mine @ None, theirs) => *mine = theirs,
+            (Some(_), None) => {}
+        }
+        match (&self.exemplar, other.exemplar) {
+            (Some(mine), Some(theirs)) if theirs.rank() < mine.rank() => self.exemplar = Some(theirs),
+            (None, theirs) => self.exemplar = theirs,
+            _ => {}
         }
     }
 
     fn held_bytes(&self) -> usize {
-        200 + self.sketch.as_ref().map_or(0, |sketch| sketch.held_bytes()) + self.powers.len() * 24
+        let of = |m: &Measured| 160 + m.sketch.as_ref().map_or(0, Sketch::held_bytes) + m.powers.len() * 24;
+        40 + self.measured.as_ref().map_or(0, |m| of(m)) + self.exemplar.as_ref().map_or(0, |_| 64)
     }
 }
 

@@ -9,8 +9,8 @@ use model::column::{DictView, Rows, Values};
 use model::{SpanId, TraceId, Value};
 
 use super::attributes::compare_rows;
-use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, MetricsPartial, Power, exemplar_hash, seconds};
-use super::sketch::Sketch;
+use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, Measured, MetricsPartial, Power, exemplar_hash, seconds};
+use super::sketch::{Sketch, code};
 use super::{Leg, MetricsPlan};
 use crate::ast::Function;
 use crate::budget::{BATCH, Budget};
@@ -161,118 +161,216 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
         },
     };
     let (groups, keys) = group_rows(ctx, &leg.first.by, rows)?;
-    let mut buckets: HashMap<(u32, u32), Bucket> = HashMap::new();
-    let mut exemplars: HashMap<(u32, u32), (u64, u32, Option<f64>)> = HashMap::new();
-    // Runs of rows often fall into one bucket (a trace, a service), so the last one is tried first.
-    let mut counted: HashMap<(u32, u32), u64> = HashMap::new();
-    let mut run: ((u32, u32), u64) = ((u32::MAX, u32::MAX), 0);
+    let mut tally = Tally::new(keys.len(), plan.intervals.count() as usize, &leg.first.function);
+    // Spans that stand together mostly start together, so the last interval is tried before dividing.
+    let mut last = (1u64, 0u64, 0u32);
     for (i, row) in rows.iter().enumerate() {
         if i % BATCH == 0 {
             ctx.budget.check()?;
         }
         let start = starts.get(row).cast_unsigned();
-        let Some(index) = plan.intervals.index(start) else {
-            continue;
-        };
-        let place = (groups.of(row), index);
+        if start < last.0 || start > last.1 {
+            let Some(index) = plan.intervals.index(start) else {
+                continue;
+            };
+            let covered = plan.intervals.covered(index);
+            last = (covered.start_unix_nanos, covered.end_unix_nanos, index);
+        }
+        let (group, index) = (groups.of(row), last.2);
         let mut shown = None;
-        match &source {
+        let place = match &source {
             Measure::Nothing => {
-                if run.0 != place {
-                    *counted.entry(run.0).or_default() += run.1;
-                    run = (place, 0);
-                }
-                run.1 += 1;
+                let place = tally.place(group, index);
+                tally.counts[place] += 1;
+                place
             }
             Measure::Duration(durations) => {
-                let value = Static::Duration(durations.get(row).max(0));
-                add(buckets.entry(place).or_default(), &leg.first.function, &value);
-                shown = seconds(&value);
+                let place = tally.place(group, index);
+                let nanos = durations.get(row).max(0);
+                let number = nanos as f64 / 1e9;
+                tally.add(place, &Static::Duration(nanos), number);
+                shown = Some(number);
+                place
             }
             Measure::Field(runner) => {
                 let cell = runner.run(ctx, row)?;
-                let numbers: Vec<&Static> = cell.items().iter().filter(|item| seconds(item).is_some()).collect();
-                if numbers.is_empty() {
-                    continue;
+                let mut place = None;
+                for value in cell.items() {
+                    let Some(number) = seconds(value) else { continue };
+                    let at = *place.get_or_insert_with(|| tally.place(group, index));
+                    tally.add(at, value, number);
+                    shown = shown.or(Some(number));
                 }
-                let bucket = buckets.entry(place).or_default();
-                numbers.iter().for_each(|value| add(bucket, &leg.first.function, value));
-                shown = numbers.first().and_then(|value| seconds(value));
+                let Some(place) = place else { continue };
+                place
             }
-        }
+        };
         if plan.exemplars > 0 {
-            offer(ctx, &mut exemplars, place, row, start, shown)?;
+            tally.offer(ctx, place, row, start, shown)?;
         }
     }
-    *counted.entry(run.0).or_default() += run.1;
-    for (place, count) in counted.into_iter().filter(|(_, count)| *count > 0) {
-        buckets.entry(place).or_default().count += count;
+    tally.finish(ctx, &starts, &keys, partial)
+}
+
+/// Counts of one chunk by place, a place being an interval of a group that has a span. Places are numbered as they come.
+struct Tally {
+    intervals: usize,
+    /// By group and interval; [`NO_PLACE`] where there is no span yet. Empty when it would be too large.
+    table: Vec<u32>,
+    /// Instead of the table.
+    map: HashMap<(u32, u32), u32>,
+    /// By place: which it is.
+    places: Vec<(u32, u32)>,
+    counts: Vec<u64>,
+    measured: Vec<Measured>,
+    /// Place and bucket of each value, for quantiles: sorted and counted at the end.
+    codes: Vec<(u32, i32)>,
+    powers: HashMap<(u32, Power), u64>,
+    exemplars: Vec<Option<(u64, u32, Option<f64>)>>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Count,
+    Measure,
+    Quantile,
+    Histogram,
+}
+
+const NO_PLACE: u32 = u32::MAX;
+/// Entries of the place table, 4 bytes each: small enough to stay in the second-level cache.
+const TABLE_MAX: usize = 1 << 18;
+
+impl Tally {
+    fn new(groups: usize, intervals: usize, function: &Function) -> Tally {
+        let entries = groups.saturating_mul(intervals);
+        let kind = match function {
+            Function::Rate | Function::CountOverTime | Function::Compare { .. } => Kind::Count,
+            Function::QuantileOverTime(..) => Kind::Quantile,
+            Function::HistogramOverTime(_) => Kind::Histogram,
+            _ => Kind::Measure,
+        };
+        Tally {
+            intervals,
+            table: if entries <= TABLE_MAX {
+                vec![NO_PLACE; entries]
+            } else {
+                Vec::new()
+            },
+            map: HashMap::new(),
+            places: Vec::new(),
+            counts: Vec::new(),
+            measured: Vec::new(),
+            codes: Vec::new(),
+            powers: HashMap::new(),
+            exemplars: Vec::new(),
+            kind,
+        }
     }
-    for (place, (hash, row, value)) in exemplars {
-        let bucket = buckets.entry(place).or_default();
+
+    #[inline]
+    fn place(&mut self, group: u32, index: u32) -> usize {
+        let slot = match self.table.get_mut(group as usize * self.intervals + index as usize) {
+            Some(slot) => slot,
+            None => self.map.entry((group, index)).or_insert(NO_PLACE),
+        };
+        if *slot == NO_PLACE {
+            *slot = self.places.len() as u32;
+            self.places.push((group, index));
+            self.counts.push(0);
+            if self.kind != Kind::Count {
+                self.measured.push(Measured::new());
+            }
+            self.exemplars.push(None);
+        }
+        *slot as usize
+    }
+
+    #[inline]
+    fn add(&mut self, place: usize, value: &Static, number: f64) {
+        self.counts[place] += 1;
+        self.measured[place].add(value, number);
+        match self.kind {
+            Kind::Quantile => self.codes.extend(code(number).map(|code| (place as u32, code))),
+            Kind::Histogram => {
+                if let Some(power) = Power::of(value) {
+                    *self.powers.entry((place as u32, power)).or_default() += 1;
+                }
+            }
+            Kind::Count | Kind::Measure => {}
+        }
+    }
+
+    /// Keeps the span with the smallest hash; ids are only read of those that stay.
+    fn offer(&mut self, ctx: &Context<'_>, place: usize, row: u32, start: u64, value: Option<f64>) -> Result<()> {
         let ordinal = ctx.traces()?.ordinals[row as usize];
-        bucket.offer(Exemplar {
-            hash,
-            trace_id: ctx.trace_id(ordinal)?,
-            span_id: SpanId(ctx.span_id(row)?),
-            unix_nanos: starts.get(row).cast_unsigned(),
-            value,
-        });
-    }
-    let series_max = ctx.budget.limits().series_max;
-    let mut by_group: BTreeMap<u32, BTreeMap<u32, Bucket>> = BTreeMap::new();
-    for ((group, index), bucket) in buckets {
-        by_group.entry(group).or_default().insert(index, bucket);
-    }
-    for (group, buckets) in by_group {
-        if let Some(mine) = partial.group(keys[group as usize].clone(), series_max) {
-            mine.extend(buckets);
+        let hash = exemplar_hash(ctx.trace_id(ordinal)?, SpanId(start.to_be_bytes()));
+        let better = match self.exemplars[place] {
+            None => true,
+            Some((known, _, _)) if hash != known => hash < known,
+            // Spans of one trace that start together: the smaller id.
+            Some((_, other, _)) => ctx.span_id(row)? < ctx.span_id(other)?,
+        };
+        if better {
+            self.exemplars[place] = Some((hash, row, value));
         }
+        Ok(())
     }
-    Ok(())
-}
 
-fn add(bucket: &mut Bucket, function: &Function, value: &Static) {
-    bucket.measure(value);
-    match function {
-        Function::QuantileOverTime(..) => {
-            if let Some(number) = seconds(value) {
-                bucket
-                    .sketch
-                    .get_or_insert_with(|| Box::new(Sketch::default()))
-                    .add(number);
+    fn finish(
+        mut self,
+        ctx: &Context<'_>,
+        starts: &Ints<'_>,
+        keys: &[GroupKey],
+        partial: &mut LegPartial,
+    ) -> Result<()> {
+        self.codes.sort_unstable();
+        for run in self.codes.chunk_by(|a, b| a == b) {
+            let (place, code) = run[0];
+            let sketch = self.measured[place as usize].sketch.get_or_insert_with(Sketch::default);
+            sketch.add_code(code, run.len() as u64);
+        }
+        for ((place, power), count) in self.powers {
+            *self.measured[place as usize].powers.entry(power).or_default() += count;
+        }
+        let mut measured = self.measured.into_iter();
+        let mut buckets: Vec<((u32, u32), Bucket)> = Vec::with_capacity(self.places.len());
+        for ((place, count), exemplar) in self.places.into_iter().zip(self.counts).zip(self.exemplars) {
+            let exemplar = match exemplar {
+                None => None,
+                Some((hash, row, value)) => Some(Box::new(Exemplar {
+                    hash,
+                    trace_id: ctx.trace_id(ctx.traces()?.ordinals[row as usize])?,
+                    span_id: SpanId(ctx.span_id(row)?),
+                    unix_nanos: starts.get(row).cast_unsigned(),
+                    value,
+                })),
+            };
+            buckets.push((
+                place,
+                Bucket {
+                    count,
+                    measured: measured.next().map(Box::new),
+                    exemplar,
+                },
+            ));
+        }
+        buckets.sort_unstable_by_key(|(place, _)| *place);
+        let series_max = ctx.budget.limits().series_max;
+        let mut buckets = buckets.into_iter().peekable();
+        while let Some(((group, _), _)) = buckets.peek() {
+            let group = *group;
+            let mut mine: BTreeMap<u32, Bucket> = BTreeMap::new();
+            while let Some(((_, index), bucket)) = buckets.next_if(|((other, _), _)| *other == group) {
+                mine.insert(index, bucket);
+            }
+            if let Some(slot) = partial.group(keys[group as usize].clone(), series_max) {
+                *slot = mine;
             }
         }
-        Function::HistogramOverTime(_) => {
-            if let Some(power) = Power::of(value) {
-                *bucket.powers.entry(power).or_default() += 1;
-            }
-        }
-        _ => {}
+        Ok(())
     }
-}
-
-/// Keeps the span with the smallest hash; ids are only read of those that stay.
-fn offer(
-    ctx: &Context<'_>,
-    kept: &mut HashMap<(u32, u32), (u64, u32, Option<f64>)>,
-    place: (u32, u32),
-    row: u32,
-    start: u64,
-    value: Option<f64>,
-) -> Result<()> {
-    let ordinal = ctx.traces()?.ordinals[row as usize];
-    let hash = exemplar_hash(ctx.trace_id(ordinal)?, SpanId(start.to_be_bytes()));
-    let better = match kept.get(&place) {
-        None => true,
-        Some((known, _, _)) if hash != *known => hash < *known,
-        // Spans of one trace that start together: the smaller id.
-        Some((_, other, _)) => ctx.span_id(row)? < ctx.span_id(*other)?,
-    };
-    if better {
-        kept.insert(place, (hash, row, value));
-    }
-    Ok(())
 }
 
 /// Stands for "no value".

@@ -9,84 +9,83 @@ pub const RELATIVE_ERROR: f64 = 0.01;
 /// Smallest size told from zero: a nanosecond in seconds, a thousand times over.
 pub const SMALLEST: f64 = 1e-12;
 
+/// One over the logarithm of γ, the factor between bucket edges: `(1 + e) / (1 - e)` for a relative error `e` of 0.01.
+const BUCKETS_PER_E_FOLD: f64 = 49.998_333_288_886_78;
+const GAMMA: f64 = (1.0 + RELATIVE_ERROR) / (1.0 - RELATIVE_ERROR);
+/// Added to bucket numbers, so that codes of positive values are positive: finite doubles reach ±37 300 buckets.
+const CODE_OFFSET: i32 = 50_000;
+
 /// See the module's documentation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sketch {
-    /// Counts by bucket: bucket `i` holds sizes in `(γ^(i-1), γ^i]`.
-    positive: BTreeMap<i32, u64>,
-    negative: BTreeMap<i32, u64>,
-    zero: u64,
+    /// Counts by [`code`].
+    counts: BTreeMap<i32, u64>,
     count: u64,
 }
 
-fn gamma() -> f64 {
-    (1.0 + RELATIVE_ERROR) / (1.0 - RELATIVE_ERROR)
+/// The bucket of a value as a number that orders like the value. None for NaN and infinities, which are not values.
+pub fn code(value: f64) -> Option<i32> {
+    if !value.is_finite() {
+        return None;
+    }
+    let size = value.abs();
+    if size < SMALLEST {
+        return Some(0);
+    }
+    // Bucket `b` holds sizes in `(γ^(b-1), γ^b]`.
+    let bucket = (size.ln() * BUCKETS_PER_E_FOLD).ceil() as i32;
+    Some(if value > 0.0 {
+        CODE_OFFSET + bucket
+    } else {
+        -(CODE_OFFSET + bucket)
+    })
 }
 
-/// The bucket of a size; sizes of finite doubles are within ±40 000 buckets.
-fn bucket(size: f64) -> i32 {
-    (size.ln() / gamma().ln()).ceil() as i32
-}
-
-/// The value of a bucket that is nearest, in proportion, to everything in it.
-fn representative(bucket: i32) -> f64 {
-    2.0 * gamma().powi(bucket) / (gamma() + 1.0)
+/// The value that is nearest, in proportion, to everything in a bucket.
+fn representative(code: i32) -> f64 {
+    let of = |bucket: i32| 2.0 * GAMMA.powi(bucket) / (GAMMA + 1.0);
+    match code {
+        0 => 0.0,
+        code if code > 0 => of(code - CODE_OFFSET),
+        code => -of(-code - CODE_OFFSET),
+    }
 }
 
 impl Sketch {
-    /// Counts a value. NaN and infinities are not values.
+    /// Counts a value.
     pub fn add(&mut self, value: f64) {
-        if !value.is_finite() {
-            return;
+        if let Some(code) = code(value) {
+            self.add_code(code, 1);
         }
-        self.count += 1;
-        if value.abs() < SMALLEST {
-            self.zero += 1;
-        } else if value > 0.0 {
-            *self.positive.entry(bucket(value)).or_default() += 1;
-        } else {
-            *self.negative.entry(bucket(-value)).or_default() += 1;
-        }
+    }
+
+    /// Counts values of one bucket.
+    pub fn add_code(&mut self, code: i32, count: u64) {
+        *self.counts.entry(code).or_default() += count;
+        self.count += count;
     }
 
     /// Adds another sketch.
     pub fn merge(&mut self, other: &Sketch) {
-        self.count += other.count;
-        self.zero += other.zero;
-        for (bucket, count) in &other.positive {
-            *self.positive.entry(*bucket).or_default() += count;
-        }
-        for (bucket, count) in &other.negative {
-            *self.negative.entry(*bucket).or_default() += count;
-        }
+        other
+            .counts
+            .iter()
+            .for_each(|(code, count)| self.add_code(*code, *count));
     }
 
-    /// Number of values.
-    pub fn count(&self) -> u64 {
-        self.count
+    /// Counts by [`code`], ascending; [`Sketch::add_code`] takes them back.
+    pub fn codes(&self) -> impl Iterator<Item = (i32, u64)> {
+        self.counts.iter().map(|(code, count)| (*code, *count))
     }
 
     /// The value below which `q` of the values lie (`0.0..=1.0`); None when there are none.
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        if self.count == 0 {
-            return None;
-        }
-        let rank = (q * (self.count - 1) as f64).round() as u64;
+        let rank = (q * self.count.checked_sub(1)? as f64).round() as u64;
         let mut seen = 0;
-        for (bucket, count) in self.negative.iter().rev() {
+        for (code, count) in &self.counts {
             seen += count;
             if seen > rank {
-                return Some(-representative(*bucket));
-            }
-        }
-        seen += self.zero;
-        if seen > rank {
-            return Some(0.0);
-        }
-        for (bucket, count) in &self.positive {
-            seen += count;
-            if seen > rank {
-                return Some(representative(*bucket));
+                return Some(representative(*code));
             }
         }
         None
@@ -94,7 +93,7 @@ impl Sketch {
 
     /// Approximate bytes it holds.
     pub fn held_bytes(&self) -> usize {
-        48 + (self.positive.len() + self.negative.len()) * 24
+        48 + self.counts.len() * 24
     }
 }
 
@@ -103,6 +102,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_written_out_factor_is_the_right_one() {
+        assert!(
+            (BUCKETS_PER_E_FOLD * GAMMA.ln() - 1.0).abs() < 1e-14,
+            "{:?}",
+            1.0 / GAMMA.ln()
+        );
+        assert!(code(f64::MAX).unwrap() < 2 * CODE_OFFSET && code(SMALLEST).unwrap() > 0);
+    }
 
     proptest! {
         #[test]

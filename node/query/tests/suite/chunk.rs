@@ -227,7 +227,7 @@ fn column(values: Vec<(u32, Value)>, salt: usize) -> Column {
                 .collect(),
         ),
         Some(Value::Bool(_)) => OwnedValues::Bool(values.iter().map(|v| matches!(v, Value::Bool(true))).collect()),
-        Some(Value::String(_)) if salt % 2 == 0 => {
+        Some(Value::String(_)) if salt.is_multiple_of(2) => {
             let mut distinct: Vec<Vec<u8>> = Vec::new();
             let mut ids = Vec::new();
             for value in &values {
@@ -307,7 +307,7 @@ impl Chunk for MemoryChunk {
                 let id = |s: &Span| match s.status {
                     1 => 0,
                     2 => 1,
-                    _ if s.id % 2 == 0 => 2,
+                    _ if s.id.is_multiple_of(2) => 2,
                     _ => NULL_ID,
                 };
                 let ids = self.spans.iter().map(id).collect();

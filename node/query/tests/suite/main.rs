@@ -3,6 +3,8 @@
 //! `chunk` is the simplest storage side there can be, `naive` the simplest evaluator; `equivalence` pits the engine
 //! against it over random traces, random queries and random cuts into chunks.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod bounds;
 mod chunk;
 mod equivalence;
