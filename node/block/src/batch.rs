@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::duration;
 use crate::gather::{Placed, dense};
 use crate::order::{Group, Layout, NONE, bases};
-use crate::page::{Compress, Data, Presence};
+use crate::page::{Compress, Data, Extent};
 use crate::rows::{AttributeView, CountsView, RowsView, SparseView, TextView};
 use crate::schema::{AttributeDef, Field, Form, Schema};
 use crate::section::Section;
@@ -105,8 +105,7 @@ impl<'a> Batch<'a> {
             self.payloads.resize(rows as usize, 0);
             let values = [tenant.as_str().as_bytes()];
             self.chunker.interned(
-                rows,
-                Presence::Required,
+                Extent::required(rows),
                 &self.payloads,
                 &values,
                 Heat::Hot,
@@ -117,8 +116,7 @@ impl<'a> Batch<'a> {
             self.per_trace(group);
             let distinct = group.end_trace - group.first_trace;
             self.chunker.ready(
-                rows,
-                Presence::Required,
+                Extent::required(rows),
                 &self.payloads,
                 distinct,
                 &dictionary,
@@ -134,8 +132,7 @@ impl<'a> Batch<'a> {
             let bytes = ids[group.start as usize..group.end as usize].as_flattened();
             let data = Data::Fixed { bytes, width: 8 };
             self.chunker.given(
-                group.end - group.start,
-                Presence::Required,
+                Extent::required(group.end - group.start),
                 data,
                 Compress::Nothing,
                 &mut column,
@@ -159,9 +156,8 @@ impl<'a> Batch<'a> {
                 bytes: &bytes,
                 width: 8,
             };
-            let presence = Presence::Optional(&self.rows);
-            self.chunker
-                .given(group.end - group.start, presence, data, Compress::Nothing, &mut column)?;
+            let extent = Extent::optional(group.end - group.start, &self.rows);
+            self.chunker.given(extent, data, Compress::Nothing, &mut column)?;
         }
         self.push(Field::ParentSpanId, column);
         Ok(())
@@ -195,7 +191,7 @@ impl<'a> Batch<'a> {
                 .extend((group.start as usize..group.end as usize).map(&value));
             let rows = group.end - group.start;
             self.chunker
-                .numbers(rows, Presence::Required, &self.numbers, field.form(), heat, &mut column)?;
+                .numbers(Extent::required(rows), &self.numbers, field.form(), heat, &mut column)?;
         }
         self.push(field, column);
         Ok(())
@@ -221,8 +217,7 @@ impl<'a> Batch<'a> {
             let rows = group.end - group.start;
             let distinct = slots.len() as u32;
             self.chunker.ready(
-                rows,
-                Presence::Required,
+                Extent::required(rows),
                 &self.payloads,
                 distinct,
                 &dictionary,
@@ -241,7 +236,7 @@ impl<'a> Batch<'a> {
             }
             let (rows, form) = (group.end - group.start, Form::Int64);
             self.chunker
-                .numbers(rows, Presence::Required, &self.numbers, form, Heat::Cold, &mut column)?;
+                .numbers(Extent::required(rows), &self.numbers, form, Heat::Cold, &mut column)?;
         }
         self.push(Field::Start, column);
         self.required(Field::StartSeconds, Heat::Hot, |at| start_seconds(starts[at]).into())?;
@@ -271,8 +266,7 @@ impl<'a> Batch<'a> {
             let ids = &names[group.start as usize..group.end as usize];
             let rows = group.end - group.start;
             self.chunker.interned(
-                rows,
-                Presence::Required,
+                Extent::required(rows),
                 ids,
                 &global.values,
                 Heat::Hot,
@@ -348,9 +342,9 @@ impl<'a> Batch<'a> {
                     }
                 }
             }
-            let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
+            let extent = Extent::optional(group.end - group.start, &self.rows);
             self.chunker
-                .interned(rows, presence, &self.payloads, values, Heat::Hot, None, &mut column)?;
+                .interned(extent, &self.payloads, values, Heat::Hot, None, &mut column)?;
         }
         Ok(column)
     }
@@ -386,9 +380,9 @@ impl<'a> Batch<'a> {
                 placed.group(group, &mut self.rows, &mut self.payloads);
                 self.numbers.clear();
                 self.numbers.extend(self.payloads.iter().map(|v| u64::from(*v)));
-                let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
+                let extent = Extent::optional(group.end - group.start, &self.rows);
                 self.chunker
-                    .numbers(rows, presence, &self.numbers, field.form(), Heat::Cold, &mut column)?;
+                    .numbers(extent, &self.numbers, field.form(), Heat::Cold, &mut column)?;
             }
             self.push(field, column);
         }
@@ -418,13 +412,12 @@ impl<'a> Batch<'a> {
         let mut column = EncodedColumn::default();
         for group in &self.layout.groups {
             placed.group(group, &mut self.rows, &mut self.payloads);
-            let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
+            let extent = Extent::optional(group.end - group.start, &self.rows);
             if dictionary {
                 self.chunker
-                    .text(rows, presence, &self.payloads, &values, Heat::Cold, None, &mut column)?;
+                    .text(extent, &self.payloads, &values, Heat::Cold, None, &mut column)?;
             } else {
-                self.chunker
-                    .blobs(rows, presence, &self.payloads, &values, &mut column)?;
+                self.chunker.blobs(extent, &self.payloads, &values, &mut column)?;
             }
         }
         Ok(column)
@@ -494,13 +487,12 @@ impl<'a> Batch<'a> {
             let (mut count, mut distinct) = (0u64, 0u64);
             for group in &self.layout.groups {
                 placed.group(group, &mut self.rows, &mut self.payloads);
-                let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
+                let extent = Extent::optional(group.end - group.start, &self.rows);
                 let sink: Option<&mut dyn FnMut(&[u8])> = if def.id_like { Some(&mut told) } else { None };
                 let values = &global.values;
-                distinct += self
-                    .chunker
-                    .interned(rows, presence, &self.payloads, values, heat, sink, &mut column)?
-                    as u64;
+                distinct +=
+                    self.chunker
+                        .interned(extent, &self.payloads, values, heat, sink, &mut column)? as u64;
                 count += self.payloads.len() as u64;
             }
             self.section
@@ -511,11 +503,11 @@ impl<'a> Batch<'a> {
             let placed = Placed::new(self.layout, numbered(rows_of(&self.bases, found)));
             for group in &self.layout.groups {
                 placed.group(group, &mut self.rows, &mut self.payloads);
-                let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
+                let extent = Extent::optional(group.end - group.start, &self.rows);
                 let sink: Option<&mut dyn FnMut(&[u8])> = if def.id_like { Some(&mut told) } else { None };
                 let distinct = self
                     .chunker
-                    .text(rows, presence, &self.payloads, &values, heat, sink, &mut column)?;
+                    .text(extent, &self.payloads, &values, heat, sink, &mut column)?;
                 let bytes: u64 = self.payloads.iter().map(|p| values[*p as usize].len() as u64).sum();
                 let count = self.payloads.len() as u64;
                 let distinct_bytes = (bytes * distinct as u64).checked_div(count).unwrap_or(0);
@@ -541,29 +533,27 @@ impl<'a> Batch<'a> {
         let mut column = EncodedColumn::default();
         for group in &self.layout.groups {
             placed.group(group, &mut self.rows, &mut self.payloads);
-            let (rows, presence) = (group.end - group.start, Presence::Optional(&self.rows));
+            let extent = Extent::optional(group.end - group.start, &self.rows);
             match &values {
                 OtherValues::Int(values) => {
                     self.numbers.clear();
                     self.numbers.extend(self.payloads.iter().map(|p| values[*p as usize]));
                     self.chunker
-                        .numbers(rows, presence, &self.numbers, Form::Int64, heat, &mut column)?;
+                        .numbers(extent, &self.numbers, Form::Int64, heat, &mut column)?;
                 }
                 OtherValues::Double(values) => {
                     self.numbers.clear();
                     self.numbers.extend(self.payloads.iter().map(|p| values[*p as usize]));
                     let data = Data::Split(&self.numbers);
-                    self.chunker
-                        .given(rows, presence, data, Compress::Everything, &mut column)?;
+                    self.chunker.given(extent, data, Compress::Everything, &mut column)?;
                 }
                 OtherValues::Bool(values) => {
                     let bits: Vec<bool> = self.payloads.iter().map(|p| values[*p as usize]).collect();
                     self.chunker
-                        .given(rows, presence, Data::Bits(&bits), Compress::Nothing, &mut column)?;
+                        .given(extent, Data::Bits(&bits), Compress::Nothing, &mut column)?;
                 }
                 OtherValues::Raw(values) => {
-                    self.chunker
-                        .blobs(rows, presence, &self.payloads, values, &mut column)?;
+                    self.chunker.blobs(extent, &self.payloads, values, &mut column)?;
                 }
             }
             count += self.payloads.len() as u64;

@@ -14,9 +14,10 @@ use crate::rows::Text;
 use crate::schema::Form;
 use crate::{rle, split};
 
-/// Decompressed bytes of one page that are believed: eight thousand rows of half a megabyte would be refused, and a bomb
-/// is.
-const PAGE_BYTES_MAX: u32 = 1 << 30;
+/// Decompressed bytes of one page that are believed without looking at its stored size …
+const PAGE_BYTES_FREE: u64 = 64 << 20;
+/// … and per stored byte beyond that. Ordinary pages are below ten; a bomb is beyond.
+const PAGE_RATIO_MAX: u64 = 4_096;
 
 /// The bytes at this place of the chunk are not what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +176,7 @@ fn values_of<'a>(page: &PageMeta, stored: &'a [u8], scratch: &'a mut Vec<u8>) ->
     if !page.zstd {
         return (packed.len() == page.plain as usize).then_some(packed);
     }
-    if page.plain > PAGE_BYTES_MAX {
+    if u64::from(page.plain) > PAGE_BYTES_FREE.max(u64::from(page.stored) * PAGE_RATIO_MAX) {
         return None;
     }
     scratch.clear();

@@ -8,7 +8,7 @@
 
 use crate::format::dictionary_pays;
 use crate::order::NONE;
-use crate::page::{ChunkEncoder, ChunkMeta, Compress, Data, Presence};
+use crate::page::{ChunkEncoder, ChunkMeta, Compress, Data, Extent};
 use crate::schema::Form;
 
 /// Dictionaries up to this many bytes are not worth a decompression call.
@@ -73,8 +73,7 @@ impl Chunker {
 
     fn finish(
         &mut self,
-        rows: u32,
-        presence: Presence<'_>,
+        extent: Extent<'_>,
         what: Encoded<'_>,
         compress: Compress,
         out: &mut EncodedColumn,
@@ -92,7 +91,7 @@ impl Chunker {
             },
             Encoded::Given(data) => data,
         };
-        let meta = self.encoder.encode(rows, presence, &data, compress, &mut out.bytes)?;
+        let meta = self.encoder.encode(extent, &data, compress, &mut out.bytes)?;
         out.chunks.push((start, compress, meta));
         Ok(())
     }
@@ -109,8 +108,7 @@ impl Chunker {
     /// Text by ids into `values`. Answers how many distinct values the chunk has.
     pub(crate) fn interned(
         &mut self,
-        rows: u32,
-        presence: Presence<'_>,
+        extent: Extent<'_>,
         ids: &[u32],
         values: &[&[u8]],
         heat: Heat,
@@ -144,10 +142,10 @@ impl Chunker {
         }
         if distinct > 0 && dictionary_pays(ids.len(), distinct) {
             let compress = self.compression(heat);
-            self.finish(rows, presence, Encoded::Ids(distinct as u32), compress, out)?;
+            self.finish(extent, Encoded::Ids(distinct as u32), compress, out)?;
         } else {
             self.plain_text(ids, values);
-            self.finish(rows, presence, Encoded::Bytes, Compress::Everything, out)?;
+            self.finish(extent, Encoded::Bytes, Compress::Everything, out)?;
         }
         Ok(distinct)
     }
@@ -156,8 +154,7 @@ impl Chunker {
     /// them where counting was given up).
     pub(crate) fn text(
         &mut self,
-        rows: u32,
-        presence: Presence<'_>,
+        extent: Extent<'_>,
         places: &[u32],
         values: &[&[u8]],
         heat: Heat,
@@ -173,7 +170,7 @@ impl Chunker {
                         .for_each(|(from, to)| told(&self.dictionary[*from as usize..*to as usize]));
                 }
                 let compress = self.compression(heat);
-                self.finish(rows, presence, Encoded::Ids(distinct as u32), compress, out)?;
+                self.finish(extent, Encoded::Ids(distinct as u32), compress, out)?;
                 Ok(distinct)
             }
             None => {
@@ -181,7 +178,7 @@ impl Chunker {
                     places.iter().for_each(|p| told(values[*p as usize]));
                 }
                 self.plain_text(places, values);
-                self.finish(rows, presence, Encoded::Bytes, Compress::Everything, out)?;
+                self.finish(extent, Encoded::Bytes, Compress::Everything, out)?;
                 Ok(places.len())
             }
         }
@@ -190,14 +187,13 @@ impl Chunker {
     /// Byte strings that never repeat enough: events, links, nested values.
     pub(crate) fn blobs(
         &mut self,
-        rows: u32,
-        presence: Presence<'_>,
+        extent: Extent<'_>,
         places: &[u32],
         values: &[&[u8]],
         out: &mut EncodedColumn,
     ) -> std::io::Result<()> {
         self.plain_text(places, values);
-        self.finish(rows, presence, Encoded::Bytes, Compress::Everything, out)
+        self.finish(extent, Encoded::Bytes, Compress::Everything, out)
     }
 
     fn plain_text(&mut self, places: &[u32], values: &[&[u8]]) {
@@ -255,8 +251,7 @@ impl Chunker {
     /// Whole numbers: a dictionary where it pays, else BYTE_STREAM_SPLIT for eight bytes and PLAIN for four.
     pub(crate) fn numbers(
         &mut self,
-        rows: u32,
-        presence: Presence<'_>,
+        extent: Extent<'_>,
         values: &[u64],
         form: Form,
         heat: Heat,
@@ -270,21 +265,15 @@ impl Chunker {
                 self.dictionary.extend_from_slice(&v.to_le_bytes()[..width]);
             }
             let compress = self.compression(heat);
-            self.finish(rows, presence, Encoded::Ids(distinct as u32), compress, out)?;
+            self.finish(extent, Encoded::Ids(distinct as u32), compress, out)?;
             return Ok(distinct);
         }
         if width == 8 {
-            self.finish(
-                rows,
-                presence,
-                Encoded::Given(Data::Split(values)),
-                Compress::Everything,
-                out,
-            )?;
+            self.finish(extent, Encoded::Given(Data::Split(values)), Compress::Everything, out)?;
         } else {
             let bytes: Vec<u8> = values.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect();
             let data = Data::Fixed { bytes: &bytes, width };
-            self.finish(rows, presence, Encoded::Given(data), Compress::Everything, out)?;
+            self.finish(extent, Encoded::Given(data), Compress::Everything, out)?;
         }
         Ok(values.len())
     }
@@ -340,8 +329,7 @@ impl Chunker {
     /// Ids that are already local to the row group, with their dictionary page in PLAIN encoding.
     pub(crate) fn ready(
         &mut self,
-        rows: u32,
-        presence: Presence<'_>,
+        extent: Extent<'_>,
         ids: &[u32],
         distinct: u32,
         dictionary: &[u8],
@@ -352,19 +340,18 @@ impl Chunker {
             distinct,
             dictionary,
         };
-        self.finish(rows, presence, Encoded::Given(data), Compress::Nothing, out)
+        self.finish(extent, Encoded::Given(data), Compress::Nothing, out)
     }
 
     /// Values as they are.
     pub(crate) fn given(
         &mut self,
-        rows: u32,
-        presence: Presence<'_>,
+        extent: Extent<'_>,
         data: Data<'_>,
         compress: Compress,
         out: &mut EncodedColumn,
     ) -> std::io::Result<()> {
-        self.finish(rows, presence, Encoded::Given(data), compress, out)
+        self.finish(extent, Encoded::Given(data), compress, out)
     }
 }
 

@@ -92,8 +92,16 @@ pub const CATALOGUE_KEYS_MAX: usize = 4_096;
 pub const CATALOGUE_BYTES_MAX: usize = 1 << 20;
 
 /// Decompressed bytes of one index part that a reader accepts: 64 row groups need about 1 MiB, so this is a block of
-/// a hundred million spans and still refuses a bomb.
+/// a hundred million spans.
 pub(crate) const PART_BYTES_MAX: u32 = 256 << 20;
+
+/// Decompressed bytes per stored byte of an index part beyond the first MiB: page lists reach about ten.
+const PART_RATIO_MAX: u64 = 256;
+
+/// Whether a part of `stored` bytes may claim to be `plain` bytes long: a bomb may not.
+pub(crate) fn part_is_sane(stored: usize, plain: u32) -> bool {
+    plain <= PART_BYTES_MAX && u64::from(plain) <= (1 << 20) + stored as u64 * PART_RATIO_MAX
+}
 
 /// Columns of a block that a reader accepts.
 pub(crate) const COLUMNS_MAX: usize = 1_024;

@@ -16,7 +16,7 @@ use crate::cursor::{Cursor, put_bytes, put_varint};
 use crate::error::{Error, Result};
 use crate::format::{
     CATALOGUE_KEYS_MAX, CATALOGUE_VALUES_MAX, COLUMNS_MAX, INDEX_HEAD_BYTES, INDEX_MAGIC, PART_BYTES_MAX,
-    ROW_GROUPS_MAX, TRACE_ROWS_MAX, VERSION, ZSTD_LEVEL,
+    ROW_GROUPS_MAX, TRACE_ROWS_MAX, VERSION, ZSTD_LEVEL, part_is_sane,
 };
 use crate::page::{ChunkMeta, Encoding, PageMeta, crc32};
 use crate::rows::{Owners, Text};
@@ -372,7 +372,7 @@ impl BlockIndex {
             let slice = bytes
                 .get(at..at.saturating_add(stored))
                 .ok_or_else(|| corrupt(what, at))?;
-            if crc32(slice) != crc || plain > PART_BYTES_MAX {
+            if crc32(slice) != crc || !part_is_sane(stored, plain) {
                 return Err(corrupt(what, at));
             }
             *part = zstd::bulk::decompress(slice, plain as usize).map_err(|_| corrupt(what, at))?;

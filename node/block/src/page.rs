@@ -80,6 +80,33 @@ pub(crate) enum Presence<'a> {
     Optional(&'a [u32]),
 }
 
+/// The rows of a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent<'a> {
+    /// How many.
+    pub rows: u32,
+    /// Which of them hold a value.
+    pub presence: Presence<'a>,
+}
+
+impl<'a> Extent<'a> {
+    /// All rows hold a value.
+    pub(crate) fn required(rows: u32) -> Self {
+        Self {
+            rows,
+            presence: Presence::Required,
+        }
+    }
+
+    /// The rows `present` hold a value.
+    pub(crate) fn optional(rows: u32, present: &'a [u32]) -> Self {
+        Self {
+            rows,
+            presence: Presence::Optional(present),
+        }
+    }
+}
+
 /// The values of a chunk, one per present row.
 pub(crate) enum Data<'a> {
     /// Ids below `distinct` and the dictionary page's bytes in PLAIN encoding.
@@ -138,12 +165,12 @@ impl ChunkEncoder {
     /// Appends the chunk of a column with `rows` rows to `out` and answers how to read it back.
     pub(crate) fn encode(
         &mut self,
-        rows: u32,
-        presence: Presence<'_>,
+        extent: Extent<'_>,
         data: &Data<'_>,
         compress: Compress,
         out: &mut Vec<u8>,
     ) -> std::io::Result<ChunkMeta> {
+        let Extent { rows, presence } = extent;
         let (encoding, dictionary) = match data {
             Data::Dict {
                 distinct, dictionary, ..

@@ -338,19 +338,12 @@ impl RowGroup {
     /// are those of the row group, always listed.
     pub fn column_at(&self, column: usize, rows: &[u32]) -> Result<Column> {
         let form = self.index.schema().form(column);
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
-            let mut empty = self.decode_rows(column, &(0..0))?.into_column(form);
-            empty.rows.get_or_insert_with(Vec::new);
-            return Ok(empty);
-        };
-        let (from, to) = (first / PAGE_ROWS, last / PAGE_ROWS + 1);
-        let mut column = self
-            .chunk(column, |chunk| chunk.decode(from as usize, to as usize))?
-            .into_column(form);
-        let base = from * PAGE_ROWS;
+        let (start, end) = self.pages_of(rows);
+        let (from, to) = ((start / PAGE_ROWS) as usize, end.div_ceil(PAGE_ROWS) as usize);
+        let mut column = self.chunk(column, |chunk| chunk.decode(from, to))?.into_column(form);
         match &mut column.rows {
-            Some(rows) => rows.iter_mut().for_each(|r| *r += base),
-            None => column.rows = Some((base..base + column.values_len() as u32).collect()),
+            Some(rows) => rows.iter_mut().for_each(|r| *r += start),
+            None => column.rows = Some((start..end).collect()),
         }
         Ok(column)
     }
@@ -379,20 +372,60 @@ impl RowGroup {
                     values: OwnedValues::Int(values),
                 })
             }
-            Field::Status => {
-                let mut column = self.column(field.ordinal())?;
-                if let OwnedValues::Dict { dict, .. } = &mut column.values
-                    && let Dict::Values(values) = Arc::make_mut(dict)
-                {
-                    for value in values {
-                        if matches!(value, Some(Value::Int(-1))) {
-                            *value = None;
-                        }
-                    }
-                }
-                Ok(column)
-            }
+            Field::Status => Ok(without_absent_status(self.column(field.ordinal())?)),
             _ => self.column(field.ordinal()),
+        }
+    }
+
+    /// [`RowGroup::field`] for the pages that hold `rows` only (ascending). The answer may hold more rows, never fewer;
+    /// rows are those of the row group, always listed.
+    pub fn field_at(&self, field: Field, rows: &[u32]) -> Result<Column> {
+        let column = match field {
+            Field::Start => {
+                let (from, to) = self.pages_of(rows);
+                let listed = from..to;
+                let values = self.starts(&listed)?.into_iter().map(u64::cast_signed).collect();
+                Column {
+                    rows: Some(listed.collect()),
+                    values: OwnedValues::Int(values),
+                }
+            }
+            _ => self.column_at(field.ordinal(), rows)?,
+        };
+        Ok(if field == Field::Status {
+            without_absent_status(column)
+        } else {
+            column
+        })
+    }
+
+    /// [`RowGroup::attribute`] for the pages that hold `rows` only, as far as the attribute has columns of its own.
+    pub fn attribute_at(&self, key: &[u8], rows: &[u32]) -> Result<Vec<Column>> {
+        let mut columns = Vec::new();
+        let mut in_tail = false;
+        for attribute in attribute_types(key) {
+            if let Some(column) = self.index.attribute_column(&attribute) {
+                let column = self.column_at(column, rows)?;
+                if column.values_len() > 0 {
+                    columns.push(column);
+                }
+            }
+            in_tail |= self.index.tail_may_hold(self.group, &attribute);
+        }
+        if in_tail {
+            columns.extend(self.tail_columns(key)?);
+        }
+        Ok(columns)
+    }
+
+    /// The rows of the pages that hold `rows`: from the first row of the first to behind the last of the last.
+    fn pages_of(&self, rows: &[u32]) -> (u32, u32) {
+        match (rows.first(), rows.last()) {
+            (Some(first), Some(last)) => (
+                first / PAGE_ROWS * PAGE_ROWS,
+                ((last / PAGE_ROWS + 1) * PAGE_ROWS).min(self.len() as u32),
+            ),
+            _ => (0, 0),
         }
     }
 
@@ -532,6 +565,26 @@ impl RowGroup {
             values: OwnedValues::Dict { ids, dict },
         })
     }
+}
+
+/// Turns the stored -1 into "no value".
+fn without_absent_status(mut column: Column) -> Column {
+    match &mut column.values {
+        OwnedValues::Dict { dict, .. } => {
+            if let Dict::Values(values) = Arc::make_mut(dict) {
+                values
+                    .iter_mut()
+                    .filter(|v| matches!(v, Some(Value::Int(-1))))
+                    .for_each(|v| *v = None);
+            }
+        }
+        OwnedValues::Int(values) => {
+            // Never written so (few values always make a dictionary), but the format allows it.
+            values.iter_mut().filter(|v| **v == -1).for_each(|v| *v = 0);
+        }
+        _ => {}
+    }
+    column
 }
 
 fn attribute_types(key: &[u8]) -> impl Iterator<Item = AttributeKey> {

@@ -21,7 +21,7 @@ use twox_hash::XxHash3_64;
 
 use crate::cursor::{Cursor, put_bytes, put_varint};
 use crate::error::{Error, Result};
-use crate::format::{PART_BYTES_MAX, ROW_GROUPS_MAX, ZSTD_LEVEL};
+use crate::format::{ROW_GROUPS_MAX, ZSTD_LEVEL, part_is_sane};
 use crate::page::crc32;
 use crate::range::RangeReader;
 use crate::reader::{Block, SectionLocation, read_one};
@@ -229,7 +229,10 @@ impl TraceIndex {
                 known: VERSION,
             });
         }
-        if magic != MAGIC || version == 0 || offset.checked_add(stored.into()) != Some(start) || plain > PART_BYTES_MAX
+        if magic != MAGIC
+            || version == 0
+            || offset.checked_add(stored.into()) != Some(start)
+            || !part_is_sane(stored as usize, plain)
         {
             return Err(corrupt(start, "trace index tail"));
         }

@@ -8,7 +8,7 @@ use crate::bloom;
 use crate::encode::EncodedColumn;
 use crate::error::{Error, Result};
 use crate::order::NONE;
-use crate::page::Presence;
+use crate::page::Extent;
 use crate::rows::{AttributeView, TextView, value_at};
 use crate::schema::{AttributeKey, Schema};
 
@@ -76,7 +76,7 @@ impl<'a> Batch<'a> {
             let places: Vec<u32> = (0..values.len() as u32).collect();
             let rows = group.end - group.start;
             self.chunker
-                .blobs(rows, Presence::Optional(&self.rows), &places, &values, &mut column)?;
+                .blobs(Extent::optional(rows, &self.rows), &places, &values, &mut column)?;
         }
         Ok(column)
     }
