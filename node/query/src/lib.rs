@@ -27,13 +27,13 @@
 //! ([`tags::collect_tag_names`], [`tags::collect_tag_values`]) look at every chunk by itself.
 //!
 //! The split set must hold every trace of which the chunk has only a part, be the rest in another block, in another row
-//! group or in a head; it may hold more. A trace qualifies for the
-//! window by any of its spans, so chunks outside the window still matter when they hold parts of traces that also stand in
-//! chunks inside it: `has_split` says that they do.
+//! group or in a head; it may hold more. A trace qualifies for the window by any of its spans, so chunks outside the window
+//! still matter when they hold parts of traces that also stand in chunks inside it: `has_split` says that they do.
 //!
 //! What always holds:
 //! - the answer does not depend on how spans are cut into chunks, nor on the order in which chunks are searched;
-//! - every loop over rows looks at the [`budget::Budget`] at least every [`budget::BATCH`] rows;
+//! - the [`budget::Budget`] is looked at once per column and trace, and every [`budget::BATCH`] rows where rows are looked
+//!   at one by one;
 //! - recursion is bounded by [`limits::DEPTH_MAX`].
 
 pub mod answer;

@@ -118,7 +118,15 @@ impl MemoryChunk {
             _ => {
                 let mut values = Vec::new();
                 for (row, span) in self.spans.iter().enumerate() {
-                    values.extend(span.in_scope(scope, key).into_iter().map(|v| (row as u32, v.clone())));
+                    for value in span.in_scope(scope, key) {
+                        match value {
+                            // Arrays may also stand as rows that repeat.
+                            Value::Array(items) if scope == Scope::Span && key.len().is_multiple_of(2) => {
+                                values.extend(items.iter().map(|item| (row as u32, item.clone())));
+                            }
+                            value => values.push((row as u32, value.clone())),
+                        }
+                    }
                 }
                 self.sparse(values, key.len())
             }

@@ -98,7 +98,9 @@ impl Block {
             (
                 ColumnRef::Status,
                 dense(OwnedValues::Int(
-                    (0..ROWS).map(|row| if mix(row) % 50 == 0 { 2 } else { 0 }).collect(),
+                    (0..ROWS)
+                        .map(|row| if mix(row).is_multiple_of(50) { 2 } else { 0 })
+                        .collect(),
                 )),
             ),
             (ColumnRef::Start, dense(OwnedValues::Int(starts.collect()))),
