@@ -24,6 +24,7 @@ pub mod node;
 pub mod querier;
 pub mod receiver;
 pub mod refusal;
+pub mod reload;
 pub mod storage;
 pub mod telemetry;
 pub mod tenant;

@@ -51,7 +51,11 @@ async fn standalone(settings: settings::NodeSettings, args: &StandaloneArgs) -> 
         server::storage::probe(&*objects, &prefix, &std::process::id().to_string()).await?;
     }
     let app = App::bind(common.clone(), Some(repeats)).await?;
-    let node = Node::open(common, objects).await?;
+    let node = Node::open(common.clone(), objects).await?;
+    if let Some(path) = &args.config {
+        // Ends with the stop token; what it does takes a millisecond, so nobody waits for it.
+        tokio::spawn(server::reload::watch(path.clone(), common, stop.clone()));
+    }
     app.run(node.backend(), stop, &mut std::io::stdout()).await
 }
 

@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 ///
 /// Errors: a level that is none, or a second call.
 pub fn install(settings: &LogSettings) -> anyhow::Result<Arc<RepeatGuard>> {
-    let levels = EnvFilter::try_new(&settings.level)
+    let levels = EnvFilter::try_new(directives(&settings.level))
         .map_err(|error| anyhow::anyhow!("log.level: {:?} is not a level: {error}", settings.level))?;
     let guard = Arc::new(RepeatGuard::new(settings.repeats_per_minute));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -37,6 +37,31 @@ pub fn install(settings: &LogSettings) -> anyhow::Result<Arc<RepeatGuard>> {
         LogFormat::Json => registry.with(lines.json().with_filter(filter)).try_init()?,
     }
     Ok(guard)
+}
+
+/// A level alone is about our own rooms: libraries speak only when something is wrong, and openraft takes every
+/// election of a group of one for worth telling.
+fn directives(level: &str) -> String {
+    if level.contains(['=', ',']) {
+        level.to_owned()
+    } else {
+        format!("warn,openraft=error,{}", own_rooms(level))
+    }
+}
+
+fn own_rooms(level: &str) -> String {
+    [
+        "vivace",
+        "server",
+        "shard",
+        "consensus",
+        "block",
+        "query",
+        "wal",
+        "wire",
+    ]
+    .map(|room| format!("{room}={level}"))
+    .join(",")
 }
 
 /// Counts lines per place in the code.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use model::{InvalidTenant, TenantId};
 use parking_lot::RwLock;
-use settings::NodeSettings;
+use settings::{LimitSettings, NodeSettings};
 
 use crate::refusal::{Kind, Refusal};
 
@@ -26,26 +26,25 @@ pub struct Tenancy {
     auto: bool,
     auto_max: usize,
     /// Tenants that settings name; they are always welcome.
-    configured: HashSet<TenantId>,
+    configured: RwLock<HashSet<TenantId>>,
     /// Tenants that came into being by sending. At most `auto_max`.
     seen: RwLock<HashSet<TenantId>>,
 }
 
 impl Tenancy {
     pub fn new(settings: &NodeSettings) -> Self {
-        let configured = settings
-            .limits
-            .tenants
-            .keys()
-            .filter_map(|name| TenantId::new(name).ok())
-            .collect();
         Self {
             multitenancy: settings.tenancy.multitenancy_enabled,
             auto: settings.tenancy.tenants_auto,
             auto_max: usize::try_from(settings.tenancy.tenants_auto_max).unwrap_or(usize::MAX),
-            configured,
+            configured: RwLock::new(configured(&settings.limits)),
             seen: RwLock::default(),
         }
+    }
+
+    /// Takes the tenants that settings name from now on.
+    pub fn configure(&self, limits: &LimitSettings) {
+        *self.configured.write() = configured(limits);
     }
 
     /// Tells which tenants already have data, so that they count against the cap and stay welcome after a restart.
@@ -84,7 +83,7 @@ impl Tenancy {
 
     /// Lets a tenant write that is configured, already known, or may come into being.
     pub fn admit(&self, tenant: &TenantId) -> Result<(), Refusal> {
-        if !self.multitenancy || self.configured.contains(tenant) || self.seen.read().contains(tenant) {
+        if !self.multitenancy || self.configured.read().contains(tenant) || self.seen.read().contains(tenant) {
             return Ok(());
         }
         if !self.auto {
@@ -101,6 +100,14 @@ impl Tenancy {
         seen.insert(tenant.clone());
         Ok(())
     }
+}
+
+fn configured(limits: &LimitSettings) -> HashSet<TenantId> {
+    limits
+        .tenants
+        .keys()
+        .filter_map(|name| TenantId::new(name).ok())
+        .collect()
 }
 
 fn header(headers: &HeaderMap) -> Result<&str, Refusal> {

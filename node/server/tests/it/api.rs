@@ -674,7 +674,7 @@ async fn the_same_questions_over_grpc() {
     };
     let answer = call("Search", &[tenant], bad.encode_to_vec()).await;
     assert!(
-        answer.code == "3" && answer.message.starts_with("invalid TraceQL query"),
+        answer.code == "3" && answer.message.starts_with("invalid%20TraceQL%20query"),
         "{answer:?}"
     );
     assert_eq!(call("Search", &[], search.encode_to_vec()).await.code, "16");

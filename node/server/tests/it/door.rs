@@ -222,7 +222,9 @@ impl Door {
 
     /// `GET` on the query port.
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
-        let mut request = reqwest::Client::new().get(format!("http://{}{path}", self.api));
+        // What is compressed on the wire must look so here.
+        let client = reqwest::Client::builder().no_gzip().build().unwrap();
+        let mut request = client.get(format!("http://{}{path}", self.api));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -1,8 +1,10 @@
-//! The door of a node as clients meet it: real sockets in front, fakes behind the seams.
+//! The door of a node as clients meet it: real sockets in front, fakes behind the seams; and one node as a whole.
 
 mod api;
 mod connections;
 mod door;
+mod load;
 mod otlp_grpc;
 mod otlp_http;
 mod otlp_json;
+mod whole;

@@ -1,0 +1,176 @@
+//! A whole node in this process: what is acknowledged is found, live, flushed, and after a restart.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::otlp::{Repeated, read_span, resource_spans};
+use model::proto::Malformed;
+use serde_json::Value;
+use server::app::{App, Common};
+use server::clock::SystemClock;
+use server::load::report::Tally;
+use server::load::template::Templates;
+use server::load::{Plan, Protocol, Until, run};
+use server::node::Node;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+struct Running {
+    otlp_grpc: SocketAddr,
+    http: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<Vec<u8>>>,
+}
+
+async fn start(dir: &Path) -> Running {
+    let mut settings = settings::parse(
+        "
+listen: {otlp_grpc: '127.0.0.1:0', otlp_http: '127.0.0.1:0', http: '127.0.0.1:0', shutdown_grace: 5s}
+flush: {tail_age: 1s}
+wal: {segment_bytes: 8MiB, quota_bytes: 512MiB}
+limits: {defaults: {ingest_rate: 1GB, ingest_burst: 1GB}}
+",
+    )
+    .unwrap();
+    settings.node.data_dir = dir.to_owned();
+    let common = Common::new(settings, Arc::new(SystemClock::new())).unwrap();
+    let objects = server::storage::open(&common.settings).unwrap();
+    let app = App::bind(common.clone(), None).await.unwrap();
+    let addresses: HashMap<_, _> = app.addresses().into_iter().collect();
+    let node = Node::open(common, objects).await.unwrap();
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let task = tokio::spawn(async move {
+        let mut out = Vec::new();
+        app.run(node.backend(), token, &mut out).await?;
+        Ok(out)
+    });
+    Running {
+        otlp_grpc: addresses["otlp-grpc"],
+        http: addresses["http"],
+        stop,
+        task,
+    }
+}
+
+impl Running {
+    async fn stop(self) -> String {
+        self.stop.cancel();
+        let out = tokio::time::timeout(Duration::from_secs(60), self.task)
+            .await
+            .expect("the node stops");
+        String::from_utf8(out.unwrap().unwrap()).unwrap()
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let answer = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Spans of a trace, as its protobuf has them.
+    async fn spans_of(&self, id: model::TraceId) -> usize {
+        let url = format!("http://{}/api/traces/{id}", self.http);
+        let request = reqwest::Client::new().get(url).header("accept", "application/protobuf");
+        let answer = request.send().await.unwrap();
+        assert!(
+            !answer.headers().contains_key("x-vivace-partial"),
+            "{:?}",
+            answer.headers()
+        );
+        count_by_trace(&answer.bytes().await.unwrap())
+            .get(&id)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    async fn check(&self, expected: &HashMap<model::TraceId, usize>) {
+        for (id, spans) in expected.iter().take(100) {
+            assert_eq!(self.spans_of(*id).await, *spans, "{id}");
+        }
+    }
+}
+
+fn count_by_trace(body: &[u8]) -> HashMap<model::TraceId, usize> {
+    let mut counts = HashMap::new();
+    for resource in resource_spans(body) {
+        for scope in resource.unwrap().scope_spans() {
+            for span in scope.unwrap().spans() {
+                let view = read_span(span.unwrap(), |_: Repeated<'_>| Ok::<(), Malformed>(())).unwrap();
+                *counts
+                    .entry(model::TraceId(view.trace_id.try_into().unwrap()))
+                    .or_default() += 1;
+            }
+        }
+    }
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_is_found_live_flushed_and_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let templates = Arc::new(Templates::new(7));
+    let mut expected = HashMap::new();
+    for request in 0..templates.len() {
+        for (id, count) in count_by_trace(&templates.copy(0, request, 1 << 60)[5..]) {
+            *expected.entry(id).or_default() += count;
+        }
+    }
+    let node = start(folder.path()).await;
+    let plan = Plan {
+        endpoint: node.otlp_grpc,
+        protocol: Protocol::Grpc,
+        rate: None,
+        until: Until::Spans(templates.spans()),
+        connections: 2,
+        in_flight: 4,
+        tenant: None,
+        retry_for: Duration::from_secs(60),
+    };
+    let report = run(&plan, Arc::clone(&templates), &Arc::new(Tally::default())).await;
+    assert_eq!(
+        (report.spans_acknowledged, report.spans_rejected, report.spans_failed),
+        (templates.spans(), 0, 0),
+        "{report}"
+    );
+    node.check(&expected).await;
+
+    let found = node.json("/api/search?q=%7B+status+%3D+error+%7D&limit=5&spss=1").await;
+    assert_eq!(found["traces"].as_array().unwrap().len(), 5, "{found}");
+    let tags = node.json("/api/v2/search/tags?scope=resource").await;
+    assert!(tags.to_string().contains("k8s.pod.name"), "{tags}");
+    let values = node
+        .json("/api/v2/search/tag/resource.telemetry.sdk.language/values")
+        .await;
+    assert!(values.to_string().contains("\"rust\""), "{values}");
+
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = node.json("/api/search?q=%7B%7D&limit=1").await;
+        if found["metrics"]["totalBlocks"].as_u64().unwrap_or(0) >= 1 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nothing was flushed: {found}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    node.check(&expected).await;
+    let out = node.stop().await;
+    let lines: Vec<_> = out
+        .lines()
+        .map(|line| line.rsplit_once(' ').map_or(line, |(name, _)| name))
+        .collect();
+    assert_eq!(
+        lines,
+        ["listening otlp-grpc", "listening otlp-http", "listening http", "ready"]
+    );
+
+    let node = start(folder.path()).await;
+    node.check(&expected).await;
+    let found = node.json("/api/search?q=%7B+status+%3D+error+%7D&limit=5").await;
+    assert_eq!(found["traces"].as_array().unwrap().len(), 5);
+    node.stop().await;
+}
