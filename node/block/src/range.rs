@@ -36,7 +36,13 @@ impl StoreReader {
     }
 
     async fn one(&self, object: &Arc<str>, range: Range<u64>) -> Result<Bytes> {
-        let path = Path::from(&**object);
+        // The object's path as it is: converting it would encode its percent signs once more.
+        let path = Path::parse(&**object).map_err(|source| Error::Store {
+            object: object.clone(),
+            start: range.start,
+            end: range.end,
+            source: Arc::new(source.into()),
+        })?;
         let truncated = |at| Error::Corrupt {
             object: object.clone(),
             offset: at,

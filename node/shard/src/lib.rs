@@ -7,17 +7,22 @@
 pub mod blocks;
 pub mod catalog;
 pub mod chunk;
+pub mod collect;
 pub mod command;
+pub mod compaction;
 pub mod dedup;
 pub mod error;
 pub mod flush;
 pub mod head;
+pub mod housekeeping;
 pub mod owner;
 pub mod port;
+pub mod retention;
 pub mod search;
 pub mod snapshot;
 pub mod spool;
 pub mod store;
 pub mod trace;
+pub mod trace_index;
 
 pub use error::{Error, Kind, Result};

@@ -163,9 +163,9 @@ fn build_file(path: &Path, cut: &Cut) -> Result<Built> {
 }
 
 /// Hashes what passes through.
-struct Hashed<W> {
-    inner: W,
-    hash: XxHash3_64,
+pub(crate) struct Hashed<W> {
+    pub(crate) inner: W,
+    pub(crate) hash: XxHash3_64,
 }
 
 impl<W: Write> Write for Hashed<W> {

@@ -46,7 +46,10 @@ impl Store {
 
     /// The full path of a key relative to the prefix.
     pub fn path(&self, key: &str) -> Path {
-        Path::from_iter(self.prefix.parts().chain(Path::from(key).parts()))
+        // Parsed, not converted: that would encode the percent signs of a tenant's folder once more, and the key that a
+        // listing gives would be another one.
+        let key = Path::parse(key).unwrap_or_else(|_| Path::from(key));
+        Path::from_iter(self.prefix.parts().chain(key.parts()))
     }
 
     /// The key under which a flush uploads.
@@ -192,6 +195,26 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn every_key_comes_back_from_a_listing() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = object_store::local::LocalFileSystem::new_with_prefix(dir.path()).unwrap();
+        let stores: [Arc<dyn ObjectStore>; 2] = [Arc::new(object_store::memory::InMemory::new()), Arc::new(disk)];
+        for inner in stores {
+            let store = Store::new(inner, Path::from("some/prefix"));
+            let tenant = TenantId::new("!a*'(b).c_d-").unwrap();
+            let key = Store::merged_key(&tenant, ObjectId(BlockId::from_parts(1_700_000_000_000, 5)));
+            store.upload(&key, Bytes::from_static(b"x")).await.unwrap();
+            let listed: Vec<_> = store.list("blocks").map(|listed| listed.unwrap().0).collect().await;
+            assert_eq!(listed, [key.clone()]);
+            let path = store.path(&key).to_string();
+            let reader: Arc<dyn block::RangeReader> = Arc::new(block::StoreReader::new(Arc::clone(store.inner())));
+            assert!(reader.read(&path.into(), &[0..1]).await.is_ok());
+            store.delete(&key).await.unwrap();
+            assert_eq!(store.list("blocks").count().await, 0);
+        }
+    }
 
     #[test]
     fn keys_name_their_object() {
