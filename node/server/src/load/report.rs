@@ -204,7 +204,7 @@ fn bucket_end(bucket: usize) -> u64 {
         return bucket as u64;
     }
     let power = (bucket / STEPS) as u32 - 1;
-    ((STEPS + bucket % STEPS) as u64 + 1 << power).wrapping_sub(1)
+    (((STEPS + bucket % STEPS) as u64 + 1) << power).wrapping_sub(1)
 }
 
 /// User and system time of this process.
