@@ -1,9 +1,9 @@
 //! The shape of a query: what the parser builds and everyone else reads.
 //!
-//! What always holds for a tree that [`crate::parse`] returned: heights are within [`crate::limits::DEPTH_MAX`], a
+//! What always holds for a tree that [`crate::parse()`] returned: heights are within [`crate::limits::DEPTH_MAX`], a
 //! [`Expr::Logic`] has at least two operands and its first operand is not the same operator again, a minus before a number
 //! is part of the number. Printing such a tree (its `Display`) and parsing the text gives the same tree.
-//! Whether it means anything is for [`crate::check`] to say.
+//! Whether it means anything is for `check` to say.
 
 use crate::field::Field;
 use crate::value::{CompareOp, Static};

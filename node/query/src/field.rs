@@ -2,7 +2,7 @@
 //!
 //! A [`Field`] is an attribute in a [`Scope`] (or in none: then the first scope that has it counts) or an [`Intrinsic`],
 //! read from the span itself or, with `parent.`, from its parent span. How a field was spelled is kept, because metrics
-//! label series by it. Reading fields from chunks is in [`crate::engine`].
+//! label series by it. Reading fields from chunks is in `engine`.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! TraceQL: from text to answers over chunks of spans.
 //!
-//! A question goes one way: text → [`parse`] → [`ast::Query`] → [`SearchPlan`] → [`search_chunk`] per chunk →
+//! A question goes one way: text → [`parse()`] → [`ast::Query`] → [`SearchPlan`] → [`search_chunk`] per chunk →
 //! [`answer::TopTraces`]. Nothing here opens a file, takes a lock, reads a clock or starts a thread: the executor (the
 //! `shard` crate) brings chunks ([`source::Chunk`]) and calls these functions from as many threads as it likes.
 //!

@@ -1,7 +1,7 @@
 //! Literal values of the language, their text, and how they compare.
 //!
 //! Numbers of all three kinds (int, float, duration in nanoseconds) compare with each other; nothing else compares across
-//! types. Comparison of unlike things is not an error at run time, it is "no": see [`Static::compare`].
+//! types. Comparison of unlike things is not an error at run time, it is "no": see [`Static::order`].
 
 use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
