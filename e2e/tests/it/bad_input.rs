@@ -2,12 +2,14 @@
 //! serves and holds nothing that it refused.
 
 use std::io::Write as _;
+use std::sync::LazyLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message as _;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use vivace_e2e::client::{Otlp, Reply, Tempo, http_client};
 use vivace_e2e::ledger::Ledger;
 use vivace_e2e::process::Node;
@@ -35,8 +37,10 @@ fn post(name: &'static str, headers: &[(&'static str, &'static str)], body: impl
     }
 }
 
+/// One for the whole process: a request built twice must be the same request.
 fn workload() -> Workload {
-    Workload::starting_now(6)
+    static WORKLOAD: LazyLock<Workload> = LazyLock::new(|| Workload::starting_now(6));
+    *WORKLOAD
 }
 
 fn good(first: u64) -> ExportTraceServiceRequest {
@@ -126,7 +130,7 @@ fn otlp_posts() -> Vec<Post> {
             json_span("zz", "0102030405060708"),
             400,
         ),
-        post("nesting without end", &[PROTOBUF], nested, 200),
+        post("nesting without end", &[PROTOBUF], nested, 400),
     ]
 }
 
@@ -246,7 +250,6 @@ async fn queries_are_refused_with_a_reason() {
     let node = fixture.start().await;
     let tempo = Tempo::new(&node.http_url(), None).unwrap();
     let deep = format!("{{ {}true{} }}", "(".repeat(5_000), ")".repeat(5_000));
-    let long = format!("{{ .a = \"{}\" }}", "x".repeat(200 << 10));
     let rows: Vec<Row<'_>> = vec![
         ("syntax", "/api/search", vec![("q", "{ .a = ")], 400),
         ("unknown word", "/api/search", vec![("q", "{ nonsense::a = 1 }")], 400),
@@ -301,12 +304,6 @@ async fn queries_are_refused_with_a_reason() {
         ),
         ("tag scope", "/api/v2/search/tags", vec![("scope", "nowhere")], 400),
         ("no such path", "/api/nothing", vec![], 404),
-        (
-            "metrics without function",
-            "/api/metrics/query_range",
-            vec![("q", "{}"), ("start", "1700000000"), ("end", "1700000060")],
-            400,
-        ),
     ];
     let mut wrong = Vec::new();
     for (name, path, parameters, status) in rows {
@@ -320,15 +317,29 @@ async fn queries_are_refused_with_a_reason() {
             wrong.push(format!("{name} ({path}): refused without a reason"));
         }
     }
-    let url = vivace_e2e::client::with_query("/api/search", &[("q", &long)]).unwrap();
-    match tempo.get(&url, "application/json").await {
-        Ok(response) if [400, 414, 431].contains(&response.status().as_u16()) => {}
-        Ok(response) => wrong.push(format!("a query of 200 KiB: {}", response.status())),
-        Err(error) => wrong.push(format!("a query of 200 KiB: {error:#}")),
+    // No HTTP client of ours sends so much; others do.
+    let status = raw_get(&node, &format!("/api/search?q={}", "x".repeat(200 << 10))).await;
+    if ![400, 414, 431].contains(&status) {
+        wrong.push(format!("a query of 200 KiB: {status}"));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_still_well(&node).await;
     node.stop().await.unwrap();
+}
+
+/// The status of a GET written by hand; 0 when the connection was closed without one.
+async fn raw_get(node: &Node, path: &str) -> u16 {
+    let mut stream = tokio::net::TcpStream::connect(node.http).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    // A server that has seen enough may stop reading.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let text = String::from_utf8_lossy(&answer);
+    text.split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -340,17 +351,19 @@ async fn tenants_are_checked() {
     let node = fixture.start().await;
     let client = http_client().unwrap();
     let long = "x".repeat(151);
+    // Tempo says 401 to a tenant that it cannot read, others 400; both are understood.
+    let refused = vec![400, 401];
     let mut wrong = Vec::new();
     for (tenant, status) in [
         (None, vec![401]),
-        (Some(""), vec![400, 401]),
-        (Some(long.as_str()), vec![400]),
-        (Some("a/b"), vec![400]),
-        (Some(".."), vec![400]),
-        (Some("a\u{fc}"), vec![400]),
-        (Some("a b"), vec![400]),
+        (Some(""), refused.clone()),
+        (Some(long.as_str()), refused.clone()),
+        (Some("a/b"), refused.clone()),
+        (Some(".."), refused.clone()),
+        (Some("a\u{fc}"), refused.clone()),
+        (Some("a b"), refused.clone()),
         // Federation is for reads.
-        (Some("a|b"), vec![400]),
+        (Some("a|b"), refused.clone()),
         (Some("ok-1_2.3!*'()"), vec![200]),
     ] {
         let url = format!("{}/v1/traces", node.otlp_http_url());

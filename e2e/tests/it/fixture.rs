@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, ensure};
-use futures::{StreamExt as _, TryStreamExt as _};
+use anyhow::bail;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
-use vivace_e2e::client::{Otlp, Reply, Tempo};
+use vivace_e2e::client::{Otlp, Reply, Tempo, TraceAnswer, hex};
 use vivace_e2e::ledger::{Ledger, Reading, Verdict};
 use vivace_e2e::process::{Node, NodeOptions, Scratch, vivace_bin};
 use vivace_e2e::skip::skipped;
@@ -107,34 +107,56 @@ pub(crate) async fn send(otlp: &mut Otlp, ledger: &Ledger, client: u16, first: u
 
 /// Reads every trace that the ledger knows for this tenant, by id, and judges the sum. A partial answer is an error.
 pub(crate) async fn read_everything(node: &Node, ledger: &Ledger, tenant: &str) -> anyhow::Result<Verdict> {
+    let (verdict, excused) = read(node, ledger, tenant).await?;
+    match excused.first() {
+        Some(reason) => bail!("{} answers were not complete, the first: {reason}", excused.len()),
+        None => Ok(verdict),
+    }
+}
+
+/// Reads everything while the store may fail: what is not answered, or said to be partial, is left out of the verdict,
+/// and the rest must be right. Also gives how many traces were left out.
+pub(crate) async fn read_what_answers(node: &Node, ledger: &Ledger, tenant: &str) -> anyhow::Result<(Verdict, usize)> {
+    let (verdict, excused) = read(node, ledger, tenant).await?;
+    Ok((verdict, excused.len()))
+}
+
+async fn read(node: &Node, ledger: &Ledger, tenant: &str) -> anyhow::Result<(Verdict, Vec<String>)> {
     let tempo = Tempo::new(&node.http_url(), Some(tenant))?;
     let floor = ledger.floor();
-    let ids = ledger.traces_of(tenant);
-    let traces: HashSet<[u8; 16]> = ids.iter().copied().collect();
-    let answers: Vec<Vec<_>> = futures::stream::iter(ids)
+    let answers: Vec<_> = futures::stream::iter(ledger.traces_of(tenant))
         .map(|id| {
             let tempo = &tempo;
-            async move {
-                let answer = tempo.trace(id).await?;
-                ensure!(
-                    answer.partial.is_none(),
-                    "trace {id:02x?} is partial: {:?}",
-                    answer.partial
-                );
-                anyhow::Ok(flatten(answer.resource_spans))
-            }
+            async move { (id, tempo.trace(id).await) }
         })
         .buffer_unordered(READERS)
-        .try_collect()
-        .await
-        .context("reading everything back")?;
-    let spans = answers.into_iter().flatten().collect();
-    Ok(ledger.verify(&Reading {
-        floor,
-        tenant,
-        traces: Some(traces),
-        spans,
-    }))
+        .collect()
+        .await;
+    let (mut traces, mut spans, mut excused) = (HashSet::new(), Vec::new(), Vec::new());
+    for (id, answer) in answers {
+        match answer {
+            Ok(TraceAnswer {
+                partial: None,
+                resource_spans,
+            }) => {
+                traces.insert(id);
+                spans.extend(flatten(resource_spans));
+            }
+            Ok(TraceAnswer {
+                partial: Some(reason), ..
+            }) => excused.push(format!("{}: partial: {reason}", hex(&id))),
+            Err(error) => excused.push(format!("{}: {error:#}", hex(&id))),
+        }
+    }
+    Ok((
+        ledger.verify(&Reading {
+            floor,
+            tenant,
+            traces: Some(traces),
+            spans,
+        }),
+        excused,
+    ))
 }
 
 /// Waits for a condition of the outside world; panics with `what` when it does not come.
