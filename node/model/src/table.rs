@@ -51,12 +51,23 @@ pub enum Scope {
     Link = 5,
 }
 
+/// How much of one trace a table holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TraceSize {
+    /// OTLP bytes of its spans.
+    pub bytes: u64,
+    /// Its spans.
+    pub spans: u32,
+}
+
 const NO_COLUMN: u32 = u32::MAX;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Default)]
 pub struct SpanTable {
     traces: Vec<TraceId>,
+    /// Per trace: OTLP bytes and spans so far, for the limit on one trace.
+    trace_sizes: Vec<TraceSize>,
     trace_index: HashTable<u32>,
     hasher: DefaultHashBuilder,
     trace: Vec<u32>,
@@ -150,6 +161,14 @@ impl SpanTable {
         match read.and_then(|view| self.append_fields(row, resource, scope, &view)) {
             Ok(()) => {
                 self.otlp_bytes += span.len() as u64;
+                if let Some(size) = self
+                    .trace
+                    .last()
+                    .and_then(|trace| self.trace_sizes.get_mut(*trace as usize))
+                {
+                    size.bytes += span.len() as u64;
+                    size.spans += 1;
+                }
                 Ok(row)
             }
             Err(error) => {
@@ -226,7 +245,14 @@ impl SpanTable {
     /// Removes the last row, whose trace, name and attribute values stand in earlier rows too.
     fn take_back(&mut self, row: u32, otlp_bytes: usize) {
         self.forget(row);
-        self.trace.pop();
+        if let Some(size) = self
+            .trace
+            .pop()
+            .and_then(|trace| self.trace_sizes.get_mut(trace as usize))
+        {
+            size.bytes -= otlp_bytes as u64;
+            size.spans -= 1;
+        }
         self.span_id.pop();
         self.parent_span_id.pop();
         self.start.pop();
@@ -419,6 +445,7 @@ impl SpanTable {
         }
         let index = u32::try_from(traces.len()).expect("a table has fewer than 2^32 rows");
         traces.push(id);
+        self.trace_sizes.push(TraceSize::default());
         trace_index.insert_unique(hash, index, |index| {
             hasher.hash_one(traces.get(*index as usize).copied().unwrap_or_default())
         });
@@ -451,6 +478,11 @@ impl SpanTable {
         self.trace_index
             .find(hash, |index| self.traces.get(*index as usize) == Some(id))
             .copied()
+    }
+
+    /// How much of the trace with index `trace` is here.
+    pub fn trace_size(&self, trace: u32) -> TraceSize {
+        self.trace_sizes.get(trace as usize).copied().unwrap_or_default()
     }
 
     /// Per row: which trace.
@@ -659,6 +691,7 @@ impl SpanTable {
             + self.status.capacity()
             + (self.flags.capacity() + self.name.capacity() + self.resource.capacity() + self.scope.capacity()) * 4;
         let interned = self.traces.capacity() * 16
+            + self.trace_sizes.capacity() * 16
             + self.trace_index.allocation_size()
             + self.span_index.allocation_size()
             + self.attribute_index.allocation_size()

@@ -175,9 +175,16 @@ impl Blocks {
         }))
     }
 
-    /// Which of `traces` may also be in a block the catalog names: what a new block's record lists.
-    pub async fn split_traces(&self, view: &CatalogView, tenant: &TenantId, traces: &[TraceId]) -> Result<SplitTraces> {
-        let mut split = HashSet::new();
+    /// Which of `traces` may also be in a block the catalog names: what a new block's record lists, together with those
+    /// that lie in several of its own row groups.
+    pub async fn split_traces(
+        &self,
+        view: &CatalogView,
+        tenant: &TenantId,
+        traces: &[TraceId],
+        cut_within: &[TraceId],
+    ) -> Result<SplitTraces> {
+        let mut split: HashSet<TraceId> = cut_within.iter().copied().collect();
         for record in view.blocks_of(tenant) {
             let block = self.open(view, record).await?;
             split.extend(

@@ -103,7 +103,7 @@ impl Flusher {
             };
             let split_traces = self
                 .blocks
-                .split_traces(&view, &section.tenant, block.traces(position))
+                .split_traces(&view, &section.tenant, block.traces(position), &section.split_traces)
                 .await?;
             records.push(BlockRecord {
                 id: (self.new_block_id)(),

@@ -138,6 +138,15 @@ impl Snapshot {
                 continue;
             };
             let traces = spooled.traces(section);
+            // A trace too long for one row group lies in several of the same block.
+            split.extend(
+                spooled
+                    .summary()
+                    .sections
+                    .get(section)
+                    .into_iter()
+                    .flat_map(|section| &section.split_traces),
+            );
             blocks.check_part(&key(spooled.range().from), open, traces, split);
             for later in tail.spooled.iter().skip(position + 1) {
                 split.extend(traces.iter().filter(|trace| later.holds_trace(&self.tenant, trace)));

@@ -208,9 +208,11 @@ mod tests {
             store.upload(&key, Bytes::from_static(b"x")).await.unwrap();
             let listed: Vec<_> = store.list("blocks").map(|listed| listed.unwrap().0).collect().await;
             assert_eq!(listed, [key.clone()]);
-            let path = store.path(&key).to_string();
-            let reader: Arc<dyn block::RangeReader> = Arc::new(block::StoreReader::new(Arc::clone(store.inner())));
-            assert!(reader.read(&path.into(), &[0..1]).await.is_ok());
+            let path: Arc<str> = store.path(&key).to_string().into();
+            let reader = block::StoreReader::new(Arc::clone(store.inner()));
+            let first = 0..1;
+            let read = block::RangeReader::read(&reader, &path, std::slice::from_ref(&first));
+            assert!(read.await.is_ok());
             store.delete(&key).await.unwrap();
             assert_eq!(store.list("blocks").count().await, 0);
         }

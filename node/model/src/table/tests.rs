@@ -234,6 +234,8 @@ fn a_span_sent_twice_is_kept_once_and_a_shared_id_is_not_a_copy() {
         ),
         (4, 4)
     );
+    let size = table.trace_size(0);
+    assert_eq!((size.spans, size.bytes), (4, 4 * span("a", 1, "x").len() as u64));
     let mut bytes = Vec::new();
     table.write_span(2, &mut bytes);
     assert_eq!(bytes, span("b", 1, "x"));

@@ -198,14 +198,19 @@ impl RowGroupChunk {
 
 /// A column of integers, dictionary resolved: the writer chooses a dictionary where few values repeat.
 fn plain_ints(column: Column) -> Column {
-    let OwnedValues::Dict { ids, dict } = &column.values else { return column };
+    let OwnedValues::Dict { ids, dict } = &column.values else {
+        return column;
+    };
     let Dict::Values(values) = &**dict else { return column };
     let value = |id: &u32| match values.get(*id as usize) {
         Some(Some(Value::Int(value))) => *value,
         _ => 0,
     };
     let values = OwnedValues::Int(ids.iter().map(value).collect());
-    Column { rows: column.rows, values }
+    Column {
+        rows: column.rows,
+        values,
+    }
 }
 
 /// The bytes of a binary column, dictionary resolved.

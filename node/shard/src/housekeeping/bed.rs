@@ -143,7 +143,9 @@ impl Bed {
         for (section, table) in summary.sections.iter().zip(&tables) {
             let (min_trace, max_trace) = section.traces.unwrap();
             let view = self.view();
-            let split = self.blocks.split_traces(&view, &section.tenant, table.traces());
+            let split = self
+                .blocks
+                .split_traces(&view, &section.tenant, table.traces(), &section.split_traces);
             records.push(BlockRecord {
                 id: self.names.next(),
                 tenant: section.tenant.clone(),

@@ -36,7 +36,13 @@ const QUERIES: [&str; 12] = [
 fn spans() -> impl Strategy<Value = Vec<Span>> {
     let one = (0u8..6, 0u8..14).prop_map(|(trace, id)| {
         let parent = if id % 5 == 4 { 40 } else { (id ^ trace) % 14 };
-        span(trace, id, parent, u64::from(trace) * 3 % 11 + u64::from(id) * 7 % 13, trace.wrapping_mul(5) ^ id)
+        span(
+            trace,
+            id,
+            parent,
+            u64::from(trace) * 3 % 11 + u64::from(id) * 7 % 13,
+            trace.wrapping_mul(5) ^ id,
+        )
     });
     proptest::collection::vec(one, 1..8)
 }

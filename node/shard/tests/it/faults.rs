@@ -20,7 +20,13 @@ async fn a_lost_reply_is_looked_up_and_not_repeated() {
     world.flusher.cut().await.unwrap();
     // Somebody flushed the same range: this node's own first try, whose reply did not come back.
     let range = world.shard.head().oldest_spooled().unwrap().range();
-    let command = Command::AddBlock { group: group(), from: range.from, to: range.to, object: None, records: vec![] };
+    let command = Command::AddBlock {
+        group: group(),
+        from: range.from,
+        to: range.to,
+        object: None,
+        records: vec![],
+    };
     world.catalog.change(command).await.unwrap();
     assert_eq!(world.flusher.flush_oldest().await.unwrap(), Some(range.to));
     assert_eq!(world.shard.head().spooled_blocks(), 0);
@@ -80,7 +86,9 @@ async fn a_block_that_is_gone_is_named_and_the_rest_is_answered() {
     world.flush().await;
     let objects: Vec<_> = store.list(None).collect().await;
     for object in objects {
-        object_store::ObjectStoreExt::delete(&*store, &object.unwrap().location).await.unwrap();
+        object_store::ObjectStoreExt::delete(&*store, &object.unwrap().location)
+            .await
+            .unwrap();
     }
     world.send(&[span(1, 0, 0, 0, 0)]);
     // The block's index is cached since the flush looked for split traces: only its spans are missing.
@@ -104,7 +112,11 @@ async fn tenants_never_see_each_other() {
         for (tenant, own, foreign) in [("a", 0, 1), ("b", 1, 0), ("c", 2, 0)] {
             world.tenant = TenantId::new(tenant).unwrap();
             let found: Vec<_> = world.find("{}").await.iter().map(|trace| trace.trace_id).collect();
-            let expected = if tenant == "c" { vec![] } else { vec![crate::world::trace_id(own)] };
+            let expected = if tenant == "c" {
+                vec![]
+            } else {
+                vec![crate::world::trace_id(own)]
+            };
             assert_eq!(found, expected);
             assert!(world.trace(foreign).await.is_empty());
         }
@@ -115,8 +127,9 @@ async fn tenants_never_see_each_other() {
 fn replaying_the_log_above_the_watermark_rebuilds_what_was_live() {
     let (mut before, after) = (World::new(), World::new());
     let tenant = TenantId::single();
-    let batches: Vec<Bytes> =
-        (0..4u8).map(|n| append_command(&tenant, &[span(n, 0, 0, 0, n), span(n, 1, 0, 0, n)])).collect();
+    let batches: Vec<Bytes> = (0..4u8)
+        .map(|n| append_command(&tenant, &[span(n, 0, 0, 0, n), span(n, 1, 0, 0, n)]))
+        .collect();
     for n in 0..4u8 {
         before.send(&[span(n, 0, 0, 0, n), span(n, 1, 0, 0, n)]);
     }
@@ -127,7 +140,9 @@ fn replaying_the_log_above_the_watermark_rebuilds_what_was_live() {
     }
     assert_eq!(before.shard.head().spans(), 8);
     assert_eq!(after.shard.head().spans(), 4);
-    let CutOutcome::Built(block) = after.shard.build_cut().unwrap() else { panic!("there are live spans") };
+    let CutOutcome::Built(block) = after.shard.build_cut().unwrap() else {
+        panic!("there are live spans")
+    };
     assert_eq!((block.range().from, block.range().to), (LogIndex(2), LogIndex(4)));
 }
 

@@ -33,7 +33,10 @@ use wire::ingest::{IngestLimits, scan};
 pub const NOW: u64 = 1_700_000_000_000_000_000;
 
 pub fn group() -> GroupKey {
-    GroupKey { shard: ShardId(0), generation: Generation(1) }
+    GroupKey {
+        shard: ShardId(0),
+        generation: Generation(1),
+    }
 }
 
 /// Version 7 ids that ascend.
@@ -63,7 +66,13 @@ impl World {
         shard::spool::clear(&spool_dir).unwrap();
         let mut catalog = Catalog::new();
         catalog.open_group(group());
-        let catalog = Arc::new(LocalCatalog::new(catalog, RingTime { unix_nanos: NOW, is_trusted: true }));
+        let catalog = Arc::new(LocalCatalog::new(
+            catalog,
+            RingTime {
+                unix_nanos: NOW,
+                is_trusted: true,
+            },
+        ));
         let new_block_id = ids();
         let options = ShardOptions {
             spool_dir: spool_dir.clone(),
@@ -82,25 +91,45 @@ impl World {
             blocks: Arc::clone(&blocks),
             new_block_id,
         };
-        Self { shard, flusher, catalog, blocks, tenant: TenantId::single(), log: Vec::new(), _dir: dir }
+        Self {
+            shard,
+            flusher,
+            catalog,
+            blocks,
+            tenant: TenantId::single(),
+            log: Vec::new(),
+            _dir: dir,
+        }
     }
 
     /// Sends one request; returns what the shard made of it.
     pub fn send(&mut self, spans: &[Span]) -> Appended {
         let command = append_command(&self.tenant, spans);
         self.log.push(command.clone());
-        self.shard.apply(LogIndex(self.log.len() as u64), &command, None).unwrap()
+        self.shard
+            .apply(LogIndex(self.log.len() as u64), &command, None)
+            .unwrap()
     }
 
     pub async fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::new(Snapshot::take(&*self.catalog, &[Arc::clone(&self.shard)], &self.tenant).await.unwrap())
+        Arc::new(
+            Snapshot::take(&*self.catalog, &[Arc::clone(&self.shard)], &self.tenant)
+                .await
+                .unwrap(),
+        )
     }
 
     pub async fn search(&self, query: &str, window: TimeRange) -> SearchAnswer {
-        let request = SearchRequest { window, limit: 10, spans_per_spanset: 3 };
+        let request = SearchRequest {
+            window,
+            limit: 10,
+            spans_per_spanset: 3,
+        };
         let plan = Arc::new(SearchPlan::new(&query::parse(query).unwrap(), request).unwrap());
         let snapshot = self.snapshot().await;
-        search(snapshot, Arc::clone(&self.blocks), plan, Arc::default(), 2).await.unwrap()
+        search(snapshot, Arc::clone(&self.blocks), plan, Arc::default(), 2)
+            .await
+            .unwrap()
     }
 
     pub async fn find(&self, query: &str) -> Vec<TraceMatch> {
@@ -121,7 +150,9 @@ impl World {
                 Span::decode(bytes.as_slice()).unwrap()
             })
             .collect();
-        spans.iter_mut().for_each(|span| span.attributes.sort_by_key(Message::encode_to_vec));
+        spans
+            .iter_mut()
+            .for_each(|span| span.attributes.sort_by_key(Message::encode_to_vec));
         spans.sort_by_key(|span| (span.span_id.clone(), span.encode_to_vec()));
         spans
     }
@@ -138,8 +169,14 @@ pub fn trace_id(trace: u8) -> model::TraceId {
 }
 
 fn text(key: &str, value: String) -> KeyValue {
-    let value = Some(AnyValue { value: Some(any_value::Value::StringValue(value)) });
-    KeyValue { key: key.into(), value, ..Default::default() }
+    let value = Some(AnyValue {
+        value: Some(any_value::Value::StringValue(value)),
+    });
+    KeyValue {
+        key: key.into(),
+        value,
+        ..Default::default()
+    }
 }
 
 /// A span that is a function of its numbers.
@@ -154,21 +191,32 @@ pub fn span(trace: u8, id: u8, parent: u8, start_seconds: u64, flavour: u8) -> S
         start_time_unix_nano: start,
         end_time_unix_nano: start + 1_000_000 * (1 + u64::from(flavour)),
         attributes: vec![text("flavour", format!("f{}", flavour % 5))],
-        status: (flavour % 4 == 0).then(|| Status { message: String::new(), code: 2 }),
+        status: (flavour % 4 == 0).then(|| Status {
+            message: String::new(),
+            code: 2,
+        }),
         ..Default::default()
     }
 }
 
 pub fn request(spans: &[Span]) -> Vec<u8> {
-    let groups = spans.chunk_by(|a, b| a.kind % 2 == b.kind % 2).map(|spans| ResourceSpans {
-        resource: Some(Resource {
-            attributes: vec![text("service.name", format!("service-{}", spans[0].kind % 2))],
-            ..Default::default()
-        }),
-        scope_spans: vec![ScopeSpans { spans: spans.to_vec(), ..Default::default() }],
-        schema_url: String::new(),
-    });
-    ExportTraceServiceRequest { resource_spans: groups.collect() }.encode_to_vec()
+    let groups = spans
+        .chunk_by(|a, b| a.kind % 2 == b.kind % 2)
+        .map(|spans| ResourceSpans {
+            resource: Some(Resource {
+                attributes: vec![text("service.name", format!("service-{}", spans[0].kind % 2))],
+                ..Default::default()
+            }),
+            scope_spans: vec![ScopeSpans {
+                spans: spans.to_vec(),
+                ..Default::default()
+            }],
+            schema_url: String::new(),
+        });
+    ExportTraceServiceRequest {
+        resource_spans: groups.collect(),
+    }
+    .encode_to_vec()
 }
 
 pub fn append_command(tenant: &TenantId, spans: &[Span]) -> Bytes {
@@ -178,5 +226,9 @@ pub fn append_command(tenant: &TenantId, spans: &[Span]) -> Bytes {
     for routed in scanned.into_sub_batches(tenant, BatchHash::of_request(tenant, &body)) {
         entry.push(routed.sub_batch).unwrap();
     }
-    ShardCommand::Append { stamped_unix_nanos: NOW, entry: entry.finish() }.encode()
+    ShardCommand::Append {
+        stamped_unix_nanos: NOW,
+        entry: entry.finish(),
+    }
+    .encode()
 }
