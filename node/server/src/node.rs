@@ -15,6 +15,7 @@
 //! | proposal | one entry under way | lane | outcome |
 //! | flusher per shard | nothing | open | stop token |
 //! | ring clock, catalog watch | nothing | open | stop token |
+//! | merges, retention, orphans | nothing | open | stop token; see [`housekeeping`] |
 //!
 //! What always holds: success is answered only when every sub-batch of the request is committed, which here means synced
 //! on a majority of voters; a single node is the same with groups of one voter.
@@ -22,6 +23,8 @@
 //! Not here: peers. All groups of this node have this node as their only voter.
 
 mod flusher;
+mod gauges;
+mod housekeeping;
 mod identity;
 mod lane;
 mod machine;
@@ -46,6 +49,7 @@ use settings::ByteSize;
 use shard::blocks::Blocks;
 use shard::catalog::GroupKey;
 use shard::flush::Flusher;
+use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::{Shard, ShardOptions};
 use shard::port::CatalogPort;
 use shard::store::Store;
@@ -54,6 +58,8 @@ use tokio_util::task::TaskTracker;
 use wal::{RealVfs, Vfs, Wal, WalOptions};
 
 use crate::app::{Backend, Common};
+use gauges::Gauges;
+use housekeeping::Housekeeping;
 use lane::Lane;
 use machine::ShardMachine;
 use ring::RingPort;
@@ -177,6 +183,25 @@ impl Node {
             ));
             shards.push(shard);
         }
+        let counted = Arc::new(HousekeepingMetrics::default());
+        common.metrics.register(|registry| {
+            registry.register_collector(Box::new(Gauges {
+                shards: shards.clone(),
+                catalog: Arc::clone(&ring) as Arc<dyn CatalogPort>,
+                blocks: Arc::clone(&blocks),
+                wal: wal.clone(),
+                housekeeping: Arc::clone(&counted),
+            }));
+        });
+        let caretakers = Housekeeping {
+            common: common.clone(),
+            store,
+            catalog: Arc::clone(&ring) as Arc<dyn CatalogPort>,
+            blocks: Arc::clone(&blocks),
+            new_block_id,
+            metrics: counted,
+        };
+        caretakers.start(data_dir, &stop, &tasks)?;
         let tenants = ring
             .view()
             .tenants()

@@ -114,6 +114,8 @@ impl From<consensus::ConsensusError> for Refusal {
     fn from(error: consensus::ConsensusError) -> Self {
         use crate::refusal::Kind;
         let kind = match error.kind() {
+            // The disk is full, not the client fast: blocks must be written before it helps to come back.
+            _ if matches!(error, consensus::ConsensusError::LogThrottled { .. }) => Kind::Unavailable,
             consensus::Kind::Rejected => Kind::TooLarge,
             consensus::Kind::Throttled => Kind::Throttled,
             consensus::Kind::NotLeader | consensus::Kind::Unavailable | consensus::Kind::Fenced => Kind::Unavailable,

@@ -1,0 +1,181 @@
+//! What the node behind the doors shows on `/metrics`: read from its rooms when somebody asks, never kept twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use shard::blocks::Blocks;
+use shard::housekeeping::HousekeepingMetrics;
+use shard::owner::Shard;
+use shard::port::CatalogPort;
+use wal::Wal;
+
+/// See the module's documentation.
+pub(super) struct Gauges {
+    pub(super) shards: Vec<Arc<Shard>>,
+    pub(super) catalog: Arc<dyn CatalogPort>,
+    pub(super) blocks: Arc<Blocks>,
+    pub(super) wal: Wal,
+    pub(super) housekeeping: Arc<HousekeepingMetrics>,
+}
+
+impl std::fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gauges").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let heads = || self.shards.iter().map(|shard| shard.head());
+        let sum = |values: &mut dyn Iterator<Item = usize>| values.sum::<usize>() as u64;
+        let view = self.catalog.view();
+        let usage = self.wal.usage();
+        let gauges = [
+            (
+                "live_spans",
+                "Spans in memory, not in a block yet",
+                sum(&mut heads().map(|head| head.spans())),
+            ),
+            (
+                "live_bytes",
+                "Heap bytes of live spans",
+                sum(&mut heads().map(|head| head.heap_bytes())),
+            ),
+            (
+                "spooled_blocks",
+                "Blocks built and waiting for their upload",
+                sum(&mut heads().map(|head| head.spooled_blocks())),
+            ),
+            ("blocks", "Blocks the catalog names", view.block_count() as u64),
+            (
+                "tenants_with_blocks",
+                "Tenants that have blocks",
+                view.tenants().count() as u64,
+            ),
+            (
+                "objects_to_delete",
+                "Objects that wait for their deletion",
+                view.pending().count() as u64,
+            ),
+            ("catalog_revision", "Changes of the block catalog", view.revision()),
+            (
+                "block_cache_bytes",
+                "Indexes and filters of blocks in memory",
+                self.blocks.cached_bytes(),
+            ),
+            ("wal_used_bytes", "Bytes of the log that are in use", usage.used),
+            ("wal_quota_bytes", "Bytes the log may use", usage.quota),
+            (
+                "wal_disk_full",
+                "1 while the disk has no room for another log segment",
+                usage.disk_full.into(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            gauge(&mut encoder, name, help, value)?;
+        }
+        let house = &self.housekeeping;
+        let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let states = [
+            (
+                "compaction_outstanding_blocks",
+                "Blocks that merges should take now",
+                load(&house.outstanding_blocks),
+            ),
+            (
+                "retention_blocks_left",
+                "Blocks past their time left to the next run",
+                load(&house.expired_blocks_left),
+            ),
+            (
+                "retention_held",
+                "1 while a brake keeps anything from being deleted by age",
+                load(&house.is_held),
+            ),
+            (
+                "foreign_objects",
+                "Objects below our prefix that are not ours",
+                load(&house.foreign_objects),
+            ),
+        ];
+        for (name, help, value) in states {
+            gauge(&mut encoder, name, help, value)?;
+        }
+        let counters = [
+            (
+                "compaction_merges",
+                "Merges whose result the catalog took",
+                load(&house.merges_done),
+            ),
+            (
+                "compaction_merges_lost",
+                "Merges that came too late",
+                load(&house.merges_lost),
+            ),
+            (
+                "compaction_merges_failed",
+                "Merges that failed and are tried again",
+                load(&house.merges_failed),
+            ),
+            (
+                "compaction_blocks_in",
+                "Blocks that merges replaced",
+                load(&house.merged_blocks_in),
+            ),
+            (
+                "compaction_blocks_out",
+                "Blocks that merges made",
+                load(&house.merged_blocks_out),
+            ),
+            (
+                "compaction_bytes_in",
+                "Bytes that merges read",
+                load(&house.merged_bytes_in),
+            ),
+            (
+                "compaction_bytes_out",
+                "Bytes that merges wrote",
+                load(&house.merged_bytes_out),
+            ),
+            (
+                "retention_blocks",
+                "Blocks that left the catalog because of their age",
+                load(&house.blocks_expired),
+            ),
+            (
+                "retention_runs_held",
+                "Runs that a brake kept from deleting",
+                load(&house.runs_held),
+            ),
+            (
+                "objects_deleted",
+                "Objects without blocks deleted from the store",
+                load(&house.objects_deleted),
+            ),
+            (
+                "orphans_deleted",
+                "Objects nobody named deleted from the store",
+                load(&house.orphans_deleted),
+            ),
+            (
+                "housekeeping_runs_failed",
+                "Runs of retention or collection that stopped at an error",
+                load(&house.runs_failed),
+            ),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), std::fmt::Error> {
+    let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+}

@@ -1,0 +1,156 @@
+//! The caretakers of stored blocks, each on its own beat: merging, forgetting, collecting orphans.
+//!
+//! | task | beat | dies |
+//! |---|---|---|
+//! | merges | `compaction.interval`, and at once after a merge that found work | stop token; a merge under way is dropped |
+//! | retention | `retention.interval` | stop token |
+//! | orphans | [`COLLECT_EVERY`] beats of retention | stop token |
+//!
+//! All three may be stopped between any two steps: what they leave is collected by the next run.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::BlockId;
+use shard::blocks::Blocks;
+use shard::collect::Collector;
+use shard::compaction::{Compactor, CompactorOptions, Outcome};
+use shard::housekeeping::HousekeepingMetrics;
+use shard::port::CatalogPort;
+use shard::retention::{Brakes, Retention};
+use shard::store::Store;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::Common;
+
+/// Listing the bucket costs a request per thousand objects, so it is done more rarely than looking into the catalog.
+const COLLECT_EVERY: u32 = 6;
+
+/// What the caretakers share.
+pub(super) struct Housekeeping {
+    pub(super) common: Common,
+    pub(super) store: Store,
+    pub(super) catalog: Arc<dyn CatalogPort>,
+    pub(super) blocks: Arc<Blocks>,
+    pub(super) new_block_id: Arc<dyn Fn() -> BlockId + Send + Sync>,
+    pub(super) metrics: Arc<HousekeepingMetrics>,
+}
+
+impl Housekeeping {
+    /// Starts all of them.
+    pub(super) fn start(self, data_dir: &Path, stop: &CancellationToken, tasks: &TaskTracker) -> anyhow::Result<()> {
+        let settings = &self.common.settings;
+        let brakes = Arc::new(Brakes::new(
+            Arc::clone(&self.common.clock),
+            settings.retention.clock_jump_max.duration(),
+        ));
+        let compactor = Arc::new(Compactor::new(CompactorOptions {
+            settings: settings.compaction.clone(),
+            scratch_dir: data_dir.join("merge"),
+            store: self.store.clone(),
+            catalog: Arc::clone(&self.catalog),
+            blocks: Arc::clone(&self.blocks),
+            new_block_id: Arc::clone(&self.new_block_id),
+            clock: Arc::clone(&self.common.clock),
+            metrics: Arc::clone(&self.metrics),
+        })?);
+        let beat = settings.compaction.interval.duration();
+        for _ in 0..settings.compaction.jobs_max {
+            tasks.spawn(merge(Arc::clone(&compactor), beat, stop.clone()));
+        }
+        let retention = Retention {
+            settings: settings.retention.clone(),
+            store: self.store.clone(),
+            catalog: Arc::clone(&self.catalog),
+            brakes: Arc::clone(&brakes),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let collector = Collector {
+            settings: settings.retention.clone(),
+            store: self.store,
+            catalog: self.catalog,
+            brakes,
+            metrics: self.metrics,
+        };
+        tasks.spawn(forget(self.common, retention, collector, stop.clone()));
+        Ok(())
+    }
+}
+
+/// Takes one merge after the other; rests when there is none.
+async fn merge(compactor: Arc<Compactor>, beat: Duration, stop: CancellationToken) {
+    // The compactor listens to a watch; the token is translated.
+    let (told, tell) = watch::channel(false);
+    loop {
+        let pause = match compactor.next() {
+            None => beat,
+            Some(claim) => {
+                let (tenant, inputs) = (claim.job().tenant.clone(), claim.job().inputs.len());
+                let outcome = tokio::select! {
+                    () = stop.cancelled() => {
+                        told.send_replace(true);
+                        return;
+                    }
+                    outcome = compactor.run(claim, tell.clone()) => outcome,
+                };
+                match outcome {
+                    Ok(Outcome::Merged(block)) => tracing::info!(%tenant, inputs, %block, "merged blocks"),
+                    Ok(Outcome::Lost) => tracing::info!(%tenant, inputs, "a merge came too late"),
+                    Ok(Outcome::Stopped) => return,
+                    Err(error) => {
+                        tracing::warn!(%tenant, inputs, error = &error as &dyn std::error::Error, "a merge failed");
+                    }
+                }
+                Duration::ZERO
+            }
+        };
+        compactor.measure_outstanding();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn forget(common: Common, retention: Retention, collector: Collector, stop: CancellationToken) {
+    let beat = common.settings.retention.interval.duration();
+    for round in 1_u32.. {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(beat) => {}
+        }
+        let limits = common.limits.load_full();
+        let retention_of = move |tenant: &model::TenantId| limits.of(tenant.as_str()).retention.duration();
+        match retention.run(&retention_of).await {
+            Ok(run) if run.held.is_some() => {
+                tracing::warn!(brake = ?run.held, "nothing is deleted by age until the clocks agree again");
+            }
+            Ok(run) if run.blocks_expired + run.objects_deleted > 0 => tracing::info!(
+                blocks = run.blocks_expired,
+                objects = run.objects_deleted,
+                left = run.blocks_left,
+                "forgot what is past its time"
+            ),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "retention stopped at an error"
+            ),
+        }
+        if round.is_multiple_of(COLLECT_EVERY) {
+            match collector.run().await {
+                Ok(run) if run.orphans_deleted > 0 => {
+                    tracing::info!(orphans = run.orphans_deleted, "collected objects that nobody names");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "collecting stopped at an error"
+                ),
+            }
+        }
+    }
+}
