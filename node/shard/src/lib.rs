@@ -18,6 +18,7 @@ pub mod housekeeping;
 pub mod owner;
 pub mod port;
 pub mod retention;
+pub mod scan;
 pub mod search;
 pub mod snapshot;
 pub mod spool;

@@ -34,7 +34,7 @@ pub(super) struct Reader {
 }
 
 /// Stops the threads of a question that nobody waits for any more.
-struct CancelOnDrop(Arc<Budget>);
+pub(super) struct CancelOnDrop(Arc<Budget>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -63,16 +63,27 @@ impl Reader {
         Ok(Arc::new(Snapshot::take(&*self.ring, &self.shards, tenant).await?))
     }
 
+    /// What a question may cost, and what stops it when it is dropped.
+    pub(super) fn budget(&self) -> (Arc<Budget>, CancelOnDrop) {
+        let budget = Arc::new(Budget::new(Limits {
+            bytes_max: self.scan_bytes_max,
+            ..Limits::default()
+        }));
+        let cancel = CancelOnDrop(Arc::clone(&budget));
+        (budget, cancel)
+    }
+
+    /// Threads one question may use.
+    pub(super) fn workers(&self) -> usize {
+        self.workers
+    }
+
     pub(super) async fn run_search(
         &self,
         tenants: &[TenantId],
         plan: &Arc<SearchPlan>,
     ) -> Result<SearchAnswer, Refusal> {
-        let budget = Arc::new(Budget::new(Limits {
-            bytes_max: self.scan_bytes_max,
-            ..Limits::default()
-        }));
-        let _cancel = CancelOnDrop(Arc::clone(&budget));
+        let (budget, _cancel) = self.budget();
         let mut top = TopTraces::new(plan.request().limit);
         let mut answer = SearchAnswer::default();
         for tenant in tenants {

@@ -1,19 +1,17 @@
 //! Which attributes there are, and which values they have.
 //!
-//! Names come from the lists of keys that every live table and row group keeps. Values come from the newest traces that
+//! Names come from the lists of keys that every live table and row group keeps, each chunk asked once. Values come from the newest traces that
 //! have the field: a search that selects it, up to [`TRACES_MAX`] traces, which is told when there may be more.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use model::{Scope, TenantId};
+use model::Scope;
 use query::answer::TraceMatch;
 use query::field::{Field, Intrinsic, Name, PRECEDENCE};
-use query::source::{Chunk as _, TimeRange};
+use query::source::{Chunk, TimeRange};
+use query::tags::{TagFilter, TagNames, collect_tag_names};
 use query::value::Static;
 use query::{SearchPlan, SearchRequest};
-use shard::chunk::TableChunk;
-use shard::chunk::row_group::RowGroupChunk;
 
 use super::reader::Reader;
 use crate::querier::{TagsAnswer, TagsQuestion, ValuesAnswer, ValuesQuestion};
@@ -27,67 +25,31 @@ const SPANS_MAX: usize = 100;
 impl Reader {
     pub(super) async fn read_tags(&self, question: TagsQuestion) -> Result<TagsAnswer, Refusal> {
         let scopes: Vec<Scope> = question.scope.map_or(PRECEDENCE.to_vec(), |scope| vec![scope]);
+        let window = question.window.unwrap_or(TimeRange::ALWAYS);
+        let wanted = Arc::new(TagFilter::new(window, question.filter.as_ref())?);
+        let (budget, _cancel) = self.budget();
         let mut answer = TagsAnswer::default();
-        let mut names: Vec<BTreeSet<Arc<str>>> = vec![BTreeSet::new(); scopes.len()];
+        let mut names = TagNames::new(question.names_max);
         for tenant in question.tenants.iter() {
-            self.collect_names(tenant, &question, &scopes, &mut names, &mut answer)
-                .await?;
+            let snapshot = self.snapshot(tenant).await?;
+            let (wanted, scopes, budget) = (Arc::clone(&wanted), scopes.clone(), Arc::clone(&budget));
+            let work = move |chunk: &dyn Chunk, names: &mut TagNames| {
+                collect_tag_names(&wanted, &scopes, chunk, names, &budget)
+            };
+            let scanned = shard::scan::scan(&snapshot, &self.blocks, window, self.workers(), work).await?;
+            scanned.parts.into_iter().for_each(|part| names.merge(part));
+            answer.missing.extend(scanned.missing);
+            answer.stats.inspected_bytes += scanned.inspected_bytes;
+            answer.stats.jobs += scanned.jobs;
+            answer.stats.jobs_done += scanned.jobs_done;
         }
-        for (scope, names) in scopes.into_iter().zip(names) {
-            answer.is_cut |= names.len() > question.names_max;
-            let names = names
-                .into_iter()
-                .take(question.names_max)
-                .map(|name| name.to_string())
-                .collect();
-            answer.scopes.push((scope, names));
+        answer.is_cut = names.is_cut();
+        for scope in scopes {
+            answer
+                .scopes
+                .push((scope, names.names(scope).map(str::to_owned).collect()));
         }
         Ok(answer)
-    }
-
-    async fn collect_names(
-        &self,
-        tenant: &TenantId,
-        question: &TagsQuestion,
-        scopes: &[Scope],
-        names: &mut [BTreeSet<Arc<str>>],
-        answer: &mut TagsAnswer,
-    ) -> Result<(), Refusal> {
-        let snapshot = self.snapshot(tenant).await?;
-        let is_inside = |range: &TimeRange| question.window.is_none_or(|window| window.overlaps(range));
-        for (_, live) in snapshot.chunks() {
-            let table = live.table();
-            let chunk = TableChunk::new(&table);
-            if is_inside(&chunk.time_range()) {
-                add_names(&chunk, scopes, names)?;
-            }
-        }
-        let mut open = Vec::new();
-        for spooled in snapshot.spooled() {
-            if let Some(section) = spooled.section_of(tenant) {
-                open.push(self.blocks.open_spooled(spooled, section).await);
-            }
-        }
-        for record in snapshot.blocks() {
-            let range = TimeRange {
-                start_unix_nanos: record.min_unix_nanos,
-                end_unix_nanos: record.max_unix_nanos,
-            };
-            if is_inside(&range) {
-                open.push(self.blocks.open(&snapshot.view, &record).await);
-            }
-        }
-        for block in open {
-            match block {
-                Ok(block) => {
-                    // Keys are listed per block: its first row group knows them all.
-                    let chunk = RowGroupChunk::new(block, 0, tokio::runtime::Handle::current());
-                    add_names(&chunk, scopes, names)?;
-                }
-                Err(error) => answer.missing.push(error.to_string()),
-            }
-        }
-        Ok(())
     }
 
     pub(super) async fn read_values(&self, question: ValuesQuestion) -> Result<ValuesAnswer, Refusal> {
@@ -131,17 +93,6 @@ impl Reader {
             is_cut,
         })
     }
-}
-
-fn add_names(
-    chunk: &dyn query::source::Chunk,
-    scopes: &[Scope],
-    names: &mut [BTreeSet<Arc<str>>],
-) -> Result<(), Refusal> {
-    for (scope, names) in scopes.iter().zip(names) {
-        names.extend(chunk.attribute_keys(*scope)?);
-    }
-    Ok(())
 }
 
 /// Values that search answers carry anyway.
