@@ -1,3 +1,5 @@
+//! The table against OTLP: everything comes back, nothing twice, nothing grows without bound.
+
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList, any_value};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, span};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! What a live table shows to queries, column by column.
+
 use model::Value;
 use model::column::slice_at;
 use model::proto::{write_bytes, write_fixed64, write_varint_field};
