@@ -9,6 +9,7 @@
 //!
 //! Not here: how peers are reached ([`crate::network`]), what entries mean ([`crate::Machine`]), who should lead.
 
+mod core;
 mod inbound;
 mod members;
 pub(crate) mod proposal;
@@ -17,24 +18,22 @@ mod watch;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use model::{LogIndex, NodeId};
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::metrics::WaitError;
 use openraft::raft::ClientWriteResult;
 use openraft::{EntryPayload, ReadPolicy};
 use tokio::sync::oneshot;
-use wal::Wal;
 
-use self::proposal::{Budget, Permit, ProposalResponder};
+pub(crate) use self::core::{Core, stopped_by};
+use self::proposal::{Permit, ProposalResponder};
 pub use self::watch::{GroupStatus, Leadership, LeadershipWatch};
 use crate::error::ConsensusError;
-use crate::log_store::{LogStore, first_above};
+use crate::log_store::first_above;
 use crate::payload::{Applied, GroupId, Payload};
-use crate::raft::{LogId, Types, index_of, raft_index};
+use crate::raft::{Types, index_of, raft_index};
 use crate::state_machine::{Machine, StateMachine};
 
 /// Longest an entry may be. Longer requests are split by who proposes them.
@@ -49,19 +48,6 @@ const ENTRY_OVERHEAD_BYTES: usize = 512;
 const SNAPSHOT_ASK_AGAIN: Duration = Duration::from_millis(200);
 
 pub(crate) type Raft = openraft::Raft<Types, StateMachine>;
-
-/// What a group is made of, whatever its machine.
-pub(crate) struct Core {
-    pub(crate) id: GroupId,
-    pub(crate) node: NodeId,
-    pub(crate) raft: Raft,
-    pub(crate) log: LogStore,
-    pub(crate) wal: Wal,
-    pub(crate) budget: Arc<Budget>,
-    pub(crate) node_budget: Arc<Budget>,
-    /// Somebody asked for the end; without it, an end is a failure.
-    pub(crate) closing: AtomicBool,
-}
 
 /// A handle of one group whose machine is `M`.
 pub struct Group<M> {
@@ -340,162 +326,6 @@ impl<M: Machine> Group<M> {
     /// Stops taking part. What was proposed and not answered yet has an unknown outcome.
     pub async fn shutdown(&self) {
         self.core.shutdown().await;
-    }
-}
-
-impl Core {
-    pub(crate) async fn shutdown(&self) {
-        self.closing.store(true, Ordering::Release);
-        if self.raft.shutdown().await.is_err() {
-            tracing::warn!(group = %self.id, "the group's task ended badly");
-        }
-    }
-
-    pub(crate) fn status(&self) -> GroupStatus {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        GroupStatus::new(&metrics, self.budget.in_flight_bytes())
-    }
-
-    /// The same, asked of the group itself: right after opening, the metrics are not filled yet.
-    pub(crate) async fn knows_it_is_sole_voter(&self) -> Result<bool, ConsensusError> {
-        let node = self.node.0;
-        let only_me = move |state: &openraft::RaftState<Types>| {
-            state.membership_state.effective().membership().voter_ids().eq([node])
-        };
-        self.raft
-            .with_raft_state(only_me)
-            .await
-            .map_err(|fatal| self.fatal(fatal))
-    }
-
-    /// Gives leadership to the voter that is furthest, if there is another one.
-    pub(crate) async fn resign(&self, within: Duration) {
-        let status = self.status();
-        self.raft.runtime_config().elect(false);
-        if !status.leadership.is_leader {
-            return;
-        }
-        let others = status
-            .matched
-            .iter()
-            .filter(|(node, _)| status.voters.contains(node) && **node != self.node);
-        let Some((heir, _)) = others.max_by_key(|(_, matched)| **matched) else {
-            return;
-        };
-        let mut leadership = LeadershipWatch::new(self.node, self.raft.server_metrics());
-        if self.raft.trigger().transfer_leader(heir.0).await.is_ok()
-            && tokio::time::timeout(within, leadership.wait_for(|now| !now.is_leader))
-                .await
-                .is_err()
-        {
-            tracing::warn!(group = %self.id, %heir, "leadership was not taken over in time");
-        }
-    }
-
-    /// Stands for election now instead of after a timeout.
-    pub(crate) async fn elect(&self) -> Result<(), ConsensusError> {
-        self.raft
-            .trigger()
-            .elect(false)
-            .await
-            .map_err(|fatal| self.fatal(fatal))
-    }
-
-    async fn wait_for_snapshot(&self, offered: Option<LogId>, within: Duration) -> Result<(), ConsensusError> {
-        let wanted = index_of(offered.as_ref());
-        let reached = async {
-            while self.status().snapshot < wanted {
-                self.raft
-                    .trigger()
-                    .snapshot()
-                    .await
-                    .map_err(|fatal| self.fatal(fatal))?;
-                let mut metrics = self.raft.metrics();
-                let is_there = async {
-                    while index_of(metrics.borrow_watched().snapshot.as_ref()) < wanted {
-                        if metrics.changed().await.is_err() {
-                            return Err(self.stopped());
-                        }
-                    }
-                    Ok(())
-                };
-                if let Ok(is_there) = tokio::time::timeout(SNAPSHOT_ASK_AGAIN, is_there).await {
-                    is_there?;
-                }
-            }
-            Ok(())
-        };
-        let timed_out = ConsensusError::TimedOut {
-            group: self.id,
-            awaited: "snapshot",
-            within,
-        };
-        tokio::time::timeout(within, reached).await.map_err(|_| timed_out)?
-    }
-
-    fn write_error(&self, error: ClientWriteError<Types>) -> ConsensusError {
-        match error {
-            ClientWriteError::ForwardToLeader(forward) => self.not_leader(&forward),
-            ClientWriteError::LogEntryDiscarded(forward) => ConsensusError::OutcomeUnknown {
-                group: self.id,
-                leader: forward.leader_id.map(NodeId),
-            },
-            ClientWriteError::ChangeMembershipError(source) => ConsensusError::Members {
-                group: self.id,
-                source: Box::new(source),
-            },
-            ClientWriteError::PreconditionFailed(source) => ConsensusError::Members {
-                group: self.id,
-                source: Box::new(source),
-            },
-        }
-    }
-
-    fn not_leader(&self, forward: &ForwardToLeader<Types>) -> ConsensusError {
-        match forward.reason {
-            ForwardReason::LeaseExpired => ConsensusError::NoQuorum { group: self.id },
-            ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => ConsensusError::NotLeader {
-                group: self.id,
-                leader: forward.leader_id.map(NodeId),
-            },
-        }
-    }
-
-    pub(crate) fn fatal(&self, fatal: Fatal<Types>) -> ConsensusError {
-        match fatal {
-            Fatal::Stopped => self.stopped(),
-            fatal => stopped_by(self.id, &self.log, fatal),
-        }
-    }
-
-    /// Why the group no longer runs: it was told to stop, or it failed.
-    fn stopped(&self) -> ConsensusError {
-        if self.closing.load(Ordering::Acquire) {
-            return ConsensusError::Closed { group: self.id };
-        }
-        let state = self.raft.metrics().borrow_watched().running_state.clone();
-        stopped_by(self.id, &self.log, state.err().unwrap_or(Fatal::Stopped))
-    }
-}
-
-/// Why a group stopped by itself. openraft keeps only the text of what the log said, so the log is asked.
-pub(crate) fn stopped_by(group: GroupId, log: &LogStore, fatal: Fatal<Types>) -> ConsensusError {
-    match log.failure() {
-        Some(source) => ConsensusError::Log { group, source },
-        None => ConsensusError::Stopped {
-            group,
-            source: Box::new(fatal),
-        },
-    }
-}
-
-impl fmt::Debug for Core {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core")
-            .field("id", &self.id)
-            .field("node", &self.node)
-            .finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
 //! How members of a group reach each other: bytes in, bytes out.
 //!
 //! [`PeerNetwork`] is what `server` implements over HTTP/2, tests in memory ([`MemoryNetwork`]) and a single node not at
-//! all ([`NoPeers`]). It carries [`PeerMessage`]s and knows nothing of Raft. [`PeerClient`] is what openraft sees of it.
+//! all ([`NoPeers`]). It carries [`PeerMessage`]s and knows nothing of Raft. [`client`] is what openraft sees of it.
 //!
 //! What an implementation must do:
 //! - Deliver to the member it was told to, or fail. Never answer for it: a made-up answer to a vote loses data.

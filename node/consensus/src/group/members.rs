@@ -48,7 +48,7 @@ impl<M: Machine> Group<M> {
         Ok(())
     }
 
-    /// Adds a member without a vote and waits until it has the log up to [`CAUGHT_UP_ENTRIES`] before the end.
+    /// Adds a member without a vote and waits until it lacks at most eight entries of the log.
     ///
     /// openraft's own waiting is not used: it returned for a learner that had nothing at all.
     pub async fn add_learner(&self, node: NodeId, within: Duration) -> Result<(), ConsensusError> {

@@ -518,3 +518,20 @@ async fn t50_a_full_follower_waits_for_room() {
     cluster.converge().await;
     cluster.stop().await;
 }
+
+/// A leader with nothing to do keeps its lease by heartbeats alone, also one that never proposed anything.
+#[tokio::test(start_paused = true)]
+async fn t50_a_quiet_leader_keeps_its_majority() {
+    for seconds in [2, 30] {
+        let cluster = Cluster::of(3).await;
+        let leader = cluster.leader().await;
+        let ring = &cluster.member(leader).ring;
+        let term = ring.status().leadership.term;
+        for text in ["first", "second"] {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            propose(ring, text).await.unwrap();
+        }
+        assert_eq!(ring.status().leadership.term, term, "somebody stood for election");
+        cluster.stop().await;
+    }
+}
