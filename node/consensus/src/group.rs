@@ -256,6 +256,17 @@ impl<M: Machine> Group<M> {
         Ok(core.status().snapshot)
     }
 
+    /// [`Group::snapshot_and_purge`] of everything, but only when more than `entries_max` entries were applied since the
+    /// last snapshot; says whether it did. To be called now and then for a group like the ring, whose log nobody reads.
+    pub async fn shorten_log(&self, entries_max: u64, within: Duration) -> Result<bool, ConsensusError> {
+        let status = self.status();
+        if status.applied.0 - status.snapshot.0.min(status.applied.0) <= entries_max {
+            return Ok(false);
+        }
+        self.snapshot_and_purge(status.applied, within).await?;
+        Ok(true)
+    }
+
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.leadership().current().leader

@@ -134,6 +134,8 @@ impl Groups {
     /// everything applied, within milliseconds; await [`Group::wait_recovered`] before serving from any group.
     ///
     /// Errors: `Corrupt` when its log or snapshot was damaged.
+    ///
+    /// Cancel: do not; the group would stay half open until the node restarts.
     pub async fn open<M: Machine>(&self, id: GroupId, machine: M) -> Result<Group<M>, ConsensusError> {
         match self.inner.open.lock().entry(id) {
             Entry::Occupied(_) => return Err(ConsensusError::AlreadyOpen { group: id }),

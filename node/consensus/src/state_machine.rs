@@ -366,15 +366,21 @@ pub(crate) struct SnapshotBuilder {
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
+    /// Writes on a thread that may wait for the disk: a few megabytes and a sync would hold up one of few workers.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, u64, openraft::EmptyNode, Bytes>> {
-        if let Some((meta, state)) = self.next.take() {
-            self.file.store(&meta, &state)?;
-        }
-        // Without any, the snapshot of the beginning: openraft asks for one when it opens a log that was purged. Ours was
-        // not, or `Groups::open` would have refused it.
-        let current = self.file.read()?;
-        let (meta, snapshot) = current.unwrap_or_else(|| (SnapshotMeta::default(), Bytes::new()));
-        Ok(Snapshot { meta, snapshot })
+        let (file, next) = (self.file.clone(), self.next.take());
+        let write = move || {
+            if let Some((meta, snapshot)) = next
+                && file.store(&meta, &snapshot)? == meta
+            {
+                return Ok(Snapshot { meta, snapshot });
+            }
+            // Without any, the snapshot of the beginning: openraft asks for one when it opens a log that was purged.
+            // Ours was not, or `Groups::open` would have refused it.
+            let (meta, snapshot) = file.read()?.unwrap_or_else(|| (SnapshotMeta::default(), Bytes::new()));
+            Ok(Snapshot { meta, snapshot })
+        };
+        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
     }
 }
 

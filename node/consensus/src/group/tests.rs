@@ -220,3 +220,23 @@ async fn a_closed_group_says_so() {
     reopened.wait_recovered(SOON).await.unwrap();
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_is_kept_short() {
+    let (node, group, _) = single().await;
+    let mut shortened = Vec::new();
+    for n in 1..=30u64 {
+        let index = propose(&group, &n.to_string()).await.unwrap();
+        until("the metrics", || group.status().applied == index).await;
+        if group.shorten_log(10, SOON).await.unwrap() {
+            assert_eq!(group.status().snapshot, index);
+            shortened.push(index.0);
+        }
+    }
+    assert!(
+        shortened.windows(2).all(|pair| pair[1] - pair[0] == 11),
+        "{shortened:?}"
+    );
+    assert_eq!(shortened.len(), 2);
+    node.stop().await;
+}
