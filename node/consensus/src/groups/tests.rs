@@ -9,7 +9,7 @@ use wal::sim_vfs::Crash;
 use crate::harness::{Journal, JournalMachine, Node, SNAPSHOT_DIR, SOON, propose, single, until};
 use crate::{ConsensusError, GroupId, Kind, MemoryNetwork, Payload};
 
-/// A single-node restart once came back with nothing applied (openraft 1246): the committed log must be re-applied.
+/// A single-node restart once came back with nothing applied: the committed log must be re-applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t90_a_single_node_applies_its_log_again_after_a_crash() {
     for crash in [Crash::DropUnsynced, Crash::KeepAll, Crash::Torn] {
