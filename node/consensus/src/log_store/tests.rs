@@ -80,7 +80,7 @@ async fn texts(store: &LogStore) -> Vec<String> {
     entries.iter().map(text).collect()
 }
 
-/// One store called back before its write was on disk and one never synced what followed a rotation
+/// One store called back before its write was on disk and one never synced what followed a rotation.
 /// Here the log is driven by hand, so that the moment between the two can be looked at.
 #[tokio::test]
 async fn t90_the_callback_waits_for_the_sync() {
