@@ -8,7 +8,7 @@ use model::ValueType;
 use model::column::{DictView, Values};
 
 use crate::bloom;
-use crate::encode::{Chunker, EncodedColumn, Heat};
+use crate::encode::{Chunker, EncodedColumn, Heat, OnDistinct};
 use crate::error::{Error, Result};
 use crate::format::duration;
 use crate::gather::{Placed, dense};
@@ -234,13 +234,25 @@ impl<'a> Batch<'a> {
                 self.numbers
                     .extend(starts[range].iter().map(|start| start.wrapping_sub(slot.min_start)));
             }
-            let (rows, form) = (group.end - group.start, Form::Int64);
+            let extent = Extent::required(group.end - group.start);
             self.chunker
-                .numbers(Extent::required(rows), &self.numbers, form, Heat::Cold, &mut column)?;
+                .given(extent, Data::Split(&self.numbers), Compress::Everything, &mut column)?;
         }
         self.push(Field::Start, column);
         self.required(Field::StartSeconds, Heat::Hot, |at| start_seconds(starts[at]).into())?;
-        self.required(Field::Duration, Heat::Cold, |at| durations[at].cast_unsigned())?;
+        let mut column = EncodedColumn::default();
+        for group in &self.layout.groups {
+            self.numbers.clear();
+            self.numbers.extend(
+                durations[group.start as usize..group.end as usize]
+                    .iter()
+                    .map(|d| d.cast_unsigned()),
+            );
+            let extent = Extent::required(group.end - group.start);
+            self.chunker
+                .given(extent, Data::Split(&self.numbers), Compress::Everything, &mut column)?;
+        }
+        self.push(Field::Duration, column);
         self.required(Field::DurationBucket, Heat::Hot, |at| {
             duration::bucket(durations[at]).into()
         })
@@ -488,7 +500,7 @@ impl<'a> Batch<'a> {
             for group in &self.layout.groups {
                 placed.group(group, &mut self.rows, &mut self.payloads);
                 let extent = Extent::optional(group.end - group.start, &self.rows);
-                let sink: Option<&mut dyn FnMut(&[u8])> = if def.id_like { Some(&mut told) } else { None };
+                let sink: OnDistinct<'_> = if def.id_like { Some(&mut told) } else { None };
                 let values = &global.values;
                 distinct +=
                     self.chunker
@@ -504,7 +516,7 @@ impl<'a> Batch<'a> {
             for group in &self.layout.groups {
                 placed.group(group, &mut self.rows, &mut self.payloads);
                 let extent = Extent::optional(group.end - group.start, &self.rows);
-                let sink: Option<&mut dyn FnMut(&[u8])> = if def.id_like { Some(&mut told) } else { None };
+                let sink: OnDistinct<'_> = if def.id_like { Some(&mut told) } else { None };
                 let distinct = self
                     .chunker
                     .text(extent, &self.payloads, &values, heat, sink, &mut column)?;

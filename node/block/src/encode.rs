@@ -6,7 +6,9 @@
 //! so an id that was unique in arrival order repeats here. The choice between dictionary and PLAIN is made on the row
 //! group's own values, never on a guess.
 
-use crate::format::dictionary_pays;
+use bytes::Bytes;
+
+use crate::format::{dictionary_pays, number_dictionary_pays};
 use crate::order::NONE;
 use crate::page::{ChunkEncoder, ChunkMeta, Compress, Data, Extent};
 use crate::schema::Form;
@@ -35,6 +37,7 @@ pub(crate) struct Chunker {
     ends: Vec<u32>,
     bytes: Vec<u8>,
     entry_starts: Vec<(u32, u32)>,
+    chunk: Vec<u8>,
 }
 
 /// How scans use a column.
@@ -46,12 +49,18 @@ pub(crate) enum Heat {
     Cold,
 }
 
-/// One column's chunks, all row groups of a batch end to end.
+/// One column's chunks, one per row group of the batch.
 #[derive(Debug, Default)]
 pub(crate) struct EncodedColumn {
-    pub bytes: Vec<u8>,
-    /// Per row group: where its chunk starts in `bytes`, how it was compressed, and its pages.
-    pub chunks: Vec<(usize, Compress, ChunkMeta)>,
+    pub chunks: Vec<EncodedChunk>,
+}
+
+/// A finished chunk. The bytes are exactly as long as they must be: thousands of chunks wait for their turn to be written.
+#[derive(Debug)]
+pub(crate) struct EncodedChunk {
+    pub bytes: Bytes,
+    pub compress: Compress,
+    pub meta: ChunkMeta,
 }
 
 impl Chunker {
@@ -68,6 +77,7 @@ impl Chunker {
             ends: Vec::new(),
             bytes: Vec::new(),
             entry_starts: Vec::new(),
+            chunk: Vec::new(),
         })
     }
 
@@ -78,7 +88,7 @@ impl Chunker {
         compress: Compress,
         out: &mut EncodedColumn,
     ) -> std::io::Result<()> {
-        let start = out.bytes.len();
+        self.chunk.clear();
         let data = match what {
             Encoded::Ids(distinct) => Data::Dict {
                 ids: &self.ids,
@@ -91,8 +101,9 @@ impl Chunker {
             },
             Encoded::Given(data) => data,
         };
-        let meta = self.encoder.encode(extent, &data, compress, &mut out.bytes)?;
-        out.chunks.push((start, compress, meta));
+        let meta = self.encoder.encode(extent, &data, compress, &mut self.chunk)?;
+        let bytes = Bytes::copy_from_slice(&self.chunk);
+        out.chunks.push(EncodedChunk { bytes, compress, meta });
         Ok(())
     }
 
@@ -323,7 +334,7 @@ impl Chunker {
             }
         }
         let distinct = self.distinct_numbers.len();
-        (distinct > 0 && dictionary_pays(values.len(), distinct)).then_some(distinct)
+        (distinct > 0 && number_dictionary_pays(values.len(), distinct)).then_some(distinct)
     }
 
     /// Ids that are already local to the row group, with their dictionary page in PLAIN encoding.

@@ -69,6 +69,11 @@ pub(crate) fn dictionary_pays(values: usize, distinct: usize) -> bool {
     distinct * 4 <= values * 3 || values < 64
 }
 
+/// Numbers are eight bytes before compression and their dictionary is decoded for every scan, so it must be small.
+pub(crate) fn number_dictionary_pays(values: usize, distinct: usize) -> bool {
+    distinct * 4 <= values || values < 64
+}
+
 /// Distinct values per 64k rows from which a text column counts as id-like and gets a filter … A request's id stands in
 /// every span of its trace, so 64k spans have some two thousand of them; a filter costs ten bits per distinct value, so
 /// choosing a column too many costs next to nothing.

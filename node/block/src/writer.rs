@@ -37,12 +37,12 @@ use parquet::schema::types::SchemaDescriptor;
 
 use crate::batch::{EncodedBatch, GroupFacts, encode_batch};
 use crate::bloom;
-use crate::encode::Chunker;
+use crate::encode::{Chunker, EncodedChunk};
 use crate::error::{Error, Result};
 use crate::format::{FOOTER_KEY, PAGE_ROWS, ROW_GROUPS_MAX, VERSION, ZSTD_LEVEL};
 use crate::index::{Fence, Totals, put_chunks};
 use crate::order::{self, Duplicates, Group, Layout};
-use crate::page::{ChunkMeta, Compress, Encoding};
+use crate::page::{Compress, Encoding};
 use crate::rows::RowsView;
 use crate::schema::Schema;
 use crate::section::{Section, TRACE_SEED};
@@ -163,20 +163,21 @@ impl<W: Write + Send> BlockWriter<W> {
 
     fn write_groups(&mut self, layout: &Layout, batch: EncodedBatch) -> Result<()> {
         let descriptor = self.file.schema_descr().clone();
-        let columns: Vec<(Bytes, Vec<(usize, Compress, ChunkMeta)>)> = batch
+        let mut columns: Vec<_> = batch
             .columns
             .into_iter()
-            .map(|c| (Bytes::from(c.bytes), c.chunks))
+            .map(|column| column.chunks.into_iter())
             .collect();
-        for (g, (group, facts)) in layout.groups.iter().zip(batch.facts).enumerate() {
+        for (group, facts) in layout.groups.iter().zip(batch.facts) {
             let offset = self.file.bytes_written() as u64;
             let mut row_group = self.file.next_row_group()?;
             let mut metas = Vec::with_capacity(columns.len());
-            for (c, (bytes, chunks)) in columns.iter().enumerate() {
-                let (start, compress, meta) = &chunks[g];
-                let close = close_result(&descriptor, c, *start, *compress, meta, group.end - group.start)?;
-                row_group.append_column(bytes, close)?;
-                metas.push(meta.clone());
+            for (c, chunks) in columns.iter_mut().enumerate() {
+                // Written chunks are freed here, one row group after the other.
+                let chunk = chunks.next().expect("every column has a chunk for every row group");
+                let close = close_result(&descriptor, c, &chunk, group.end - group.start)?;
+                row_group.append_column(&chunk.bytes, close)?;
+                metas.push(chunk.meta);
             }
             row_group.close()?;
             self.row_groups += 1;
@@ -296,15 +297,14 @@ fn note_group(section: &mut Section, layout: &Layout, group: &Group, facts: Grou
     });
 }
 
-/// What the crate needs to splice a chunk whose bytes start at `start`.
+/// What the crate needs to splice a chunk.
 fn close_result(
     descriptor: &SchemaDescriptor,
     column: usize,
-    start: usize,
-    compress: Compress,
-    meta: &ChunkMeta,
+    chunk: &EncodedChunk,
     rows: u32,
 ) -> Result<ColumnCloseResult> {
+    let EncodedChunk { compress, meta, .. } = chunk;
     let data_encoding = match meta.encoding {
         Encoding::Dict => ParquetEncoding::RLE_DICTIONARY,
         Encoding::Plain => ParquetEncoding::PLAIN,
@@ -312,7 +312,7 @@ fn close_result(
     };
     let mut encodings = vec![data_encoding, ParquetEncoding::RLE];
     let mut stats = Vec::new();
-    let mut at = start as i64;
+    let mut at = 0i64;
     let mut plain = 0i64;
     let mut dictionary_offset = None;
     if let Some(page) = &meta.dictionary {
@@ -348,14 +348,14 @@ fn close_result(
         .set_compression(compression)
         .set_encodings(encodings)
         .set_num_values(rows.into())
-        .set_total_compressed_size(at - start as i64)
+        .set_total_compressed_size(at)
         .set_total_uncompressed_size(plain)
         .set_data_page_offset(data_offset)
         .set_dictionary_page_offset(dictionary_offset)
         .set_page_encoding_stats(stats)
         .build()?;
     Ok(ColumnCloseResult {
-        bytes_written: (at - start as i64).cast_unsigned(),
+        bytes_written: at.cast_unsigned(),
         rows_written: rows.into(),
         metadata,
         bloom_filter: None,

@@ -2,6 +2,8 @@
 //! keys and 390 rare ones, 2 % errors with stack traces, sent in SDK-like batches. The mix is that of the data set the
 //! layout was chosen on.
 
+#![allow(unreachable_pub, reason = "the module of a bench is reached by nobody else")]
+
 use model::proto::{write_bytes, write_fixed64, write_varint_field};
 
 /// Splitmix64.
