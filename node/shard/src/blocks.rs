@@ -26,12 +26,18 @@ use crate::store::Store;
 /// Ids a catalog record lists; beyond, every trace of the block counts as split. 16 bytes each make 256 KiB.
 pub const SPLIT_TRACES_MAX: usize = 16 * 1024;
 
+/// Per scope and key: one value per owner, or `None` when no owner has the attribute.
+type OwnerValues = HashMap<(Scope, Arc<str>), Option<Arc<Dict>>>;
+
+/// A catalog revision, and the traces its records list as split.
+type Listed = (u64, Arc<HashSet<TraceId>>);
+
 /// One tenant's section of a block, ready to be searched.
 #[derive(Debug)]
 pub struct OpenBlock {
     block: Block,
     filters: Filters,
-    owner_values: Mutex<HashMap<(Scope, Arc<str>), Option<Arc<Dict>>>>,
+    owner_values: Mutex<OwnerValues>,
     /// Keeps the file of a spooled block.
     _spooled: Option<Arc<SpooledBlock>>,
 }
@@ -95,7 +101,7 @@ pub struct Blocks {
     spool: Arc<dyn RangeReader>,
     open: Cache<BlockId, Arc<OpenBlock>, ByBytes>,
     /// Per tenant: the union of what the records of one catalog revision list.
-    listed: Mutex<HashMap<TenantId, (u64, Arc<HashSet<TraceId>>)>>,
+    listed: Mutex<HashMap<TenantId, Listed>>,
     /// Per part of a tail, by its address-free identity (group, first log index, tenant).
     checked: Mutex<HashMap<PartKey, Checked>>,
 }

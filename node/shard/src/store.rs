@@ -207,7 +207,7 @@ mod tests {
             let key = Store::merged_key(&tenant, ObjectId(BlockId::from_parts(1_700_000_000_000, 5)));
             store.upload(&key, Bytes::from_static(b"x")).await.unwrap();
             let listed: Vec<_> = store.list("blocks").map(|listed| listed.unwrap().0).collect().await;
-            assert_eq!(listed, [key.clone()]);
+            assert_eq!(listed, std::slice::from_ref(&key));
             let path: Arc<str> = store.path(&key).to_string().into();
             let reader = block::StoreReader::new(Arc::clone(store.inner()));
             let first = 0..1;

@@ -18,6 +18,10 @@ use crate::refusal::Refusal;
 /// The ring's time must move at least once a minute, or it is not trusted to delete by age.
 const TICK: Duration = Duration::from_secs(30);
 
+/// Entries of the ring's log after which its state is kept as a snapshot instead: a few megabytes to read at a start.
+const LOG_ENTRIES_MAX: u64 = 10_000;
+const SHORTEN_WITHIN: Duration = Duration::from_secs(30);
+
 /// See the module's documentation.
 pub(super) struct RingPort {
     group: Group<RingMachine>,
@@ -79,7 +83,7 @@ impl CatalogPort for RingPort {
     }
 }
 
-/// Moves the ring's time while nothing else does.
+/// Moves the ring's time while nothing else does, and keeps its log short.
 pub(super) async fn keep_time(port: Arc<RingPort>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     loop {
@@ -89,6 +93,9 @@ pub(super) async fn keep_time(port: Arc<RingPort>, stop: CancellationToken) {
         }
         if let Err(error) = port.propose(Body::Tick).await {
             tracing::warn!(%error, "the ring's clock cannot be moved");
+        }
+        if let Err(error) = port.group.shorten_log(LOG_ENTRIES_MAX, SHORTEN_WITHIN).await {
+            tracing::warn!(%error, "the ring's log cannot be shortened");
         }
     }
 }

@@ -30,9 +30,9 @@ use shard::trace::{Places, whole_trace};
 use wire::frame::{BatchHash, EntryBuilder};
 use wire::ingest::{IngestLimits, scan};
 
-pub const NOW: u64 = 1_700_000_000_000_000_000;
+pub(crate) const NOW: u64 = 1_700_000_000_000_000_000;
 
-pub fn group() -> GroupKey {
+pub(crate) fn group() -> GroupKey {
     GroupKey {
         shard: ShardId(0),
         generation: Generation(1),
@@ -40,27 +40,27 @@ pub fn group() -> GroupKey {
 }
 
 /// Version 7 ids that ascend.
-pub fn ids() -> Arc<dyn Fn() -> BlockId + Send + Sync> {
+pub(crate) fn ids() -> Arc<dyn Fn() -> BlockId + Send + Sync> {
     let next = AtomicU64::new(1);
     Arc::new(move || BlockId::from_parts(NOW / 1_000_000, u128::from(next.fetch_add(1, Ordering::Relaxed))))
 }
 
-pub struct World {
-    pub shard: Arc<Shard>,
-    pub flusher: Flusher,
-    pub catalog: Arc<LocalCatalog>,
-    pub blocks: Arc<Blocks>,
-    pub tenant: TenantId,
+pub(crate) struct World {
+    pub(crate) shard: Arc<Shard>,
+    pub(crate) flusher: Flusher,
+    pub(crate) catalog: Arc<LocalCatalog>,
+    pub(crate) blocks: Arc<Blocks>,
+    pub(crate) tenant: TenantId,
     log: Vec<Bytes>,
     _dir: tempfile::TempDir,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::over(Arc::new(InMemory::new()))
     }
 
-    pub fn over(store: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) fn over(store: Arc<dyn ObjectStore>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let spool_dir = dir.path().join("spool");
         shard::spool::clear(&spool_dir).unwrap();
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// Sends one request; returns what the shard made of it.
-    pub fn send(&mut self, spans: &[Span]) -> Appended {
+    pub(crate) fn send(&mut self, spans: &[Span]) -> Appended {
         let command = append_command(&self.tenant, spans);
         self.log.push(command.clone());
         self.shard
@@ -111,7 +111,7 @@ impl World {
             .unwrap()
     }
 
-    pub async fn snapshot(&self) -> Arc<Snapshot> {
+    pub(crate) async fn snapshot(&self) -> Arc<Snapshot> {
         Arc::new(
             Snapshot::take(&*self.catalog, &[Arc::clone(&self.shard)], &self.tenant)
                 .await
@@ -119,7 +119,7 @@ impl World {
         )
     }
 
-    pub async fn search(&self, query: &str, window: TimeRange) -> SearchAnswer {
+    pub(crate) async fn search(&self, query: &str, window: TimeRange) -> SearchAnswer {
         let request = SearchRequest {
             window,
             limit: 10,
@@ -132,14 +132,14 @@ impl World {
             .unwrap()
     }
 
-    pub async fn find(&self, query: &str) -> Vec<TraceMatch> {
+    pub(crate) async fn find(&self, query: &str) -> Vec<TraceMatch> {
         let answer = self.search(query, TimeRange::ALWAYS).await;
         assert_eq!(answer.missing, Vec::<String>::new());
         answer.traces
     }
 
     /// The spans of a trace, sorted by id and content.
-    pub async fn trace(&self, trace: u8) -> Vec<Span> {
+    pub(crate) async fn trace(&self, trace: u8) -> Vec<Span> {
         let snapshot = self.snapshot().await;
         let whole = whole_trace(&snapshot, &self.blocks, trace_id(trace), Places::ALL, u64::MAX).await;
         assert_eq!(whole.missing, Vec::<String>::new());
@@ -158,13 +158,13 @@ impl World {
     }
 
     /// Cuts, and uploads everything that waits.
-    pub async fn flush(&self) {
+    pub(crate) async fn flush(&self) {
         self.flusher.cut().await.unwrap();
         while self.flusher.flush_oldest().await.unwrap().is_some() {}
     }
 }
 
-pub fn trace_id(trace: u8) -> model::TraceId {
+pub(crate) fn trace_id(trace: u8) -> model::TraceId {
     model::TraceId([trace + 1; 16])
 }
 
@@ -180,7 +180,7 @@ fn text(key: &str, value: String) -> KeyValue {
 }
 
 /// A span that is a function of its numbers.
-pub fn span(trace: u8, id: u8, parent: u8, start_seconds: u64, flavour: u8) -> Span {
+pub(crate) fn span(trace: u8, id: u8, parent: u8, start_seconds: u64, flavour: u8) -> Span {
     let start = NOW + start_seconds * 1_000_000_000;
     Span {
         trace_id: trace_id(trace).0.to_vec(),
@@ -191,7 +191,7 @@ pub fn span(trace: u8, id: u8, parent: u8, start_seconds: u64, flavour: u8) -> S
         start_time_unix_nano: start,
         end_time_unix_nano: start + 1_000_000 * (1 + u64::from(flavour)),
         attributes: vec![text("flavour", format!("f{}", flavour % 5))],
-        status: (flavour % 4 == 0).then(|| Status {
+        status: (flavour.is_multiple_of(4)).then(|| Status {
             message: String::new(),
             code: 2,
         }),
@@ -199,7 +199,7 @@ pub fn span(trace: u8, id: u8, parent: u8, start_seconds: u64, flavour: u8) -> S
     }
 }
 
-pub fn request(spans: &[Span]) -> Vec<u8> {
+pub(crate) fn request(spans: &[Span]) -> Vec<u8> {
     let groups = spans
         .chunk_by(|a, b| a.kind % 2 == b.kind % 2)
         .map(|spans| ResourceSpans {
@@ -219,7 +219,7 @@ pub fn request(spans: &[Span]) -> Vec<u8> {
     .encode_to_vec()
 }
 
-pub fn append_command(tenant: &TenantId, spans: &[Span]) -> Bytes {
+pub(crate) fn append_command(tenant: &TenantId, spans: &[Span]) -> Bytes {
     let body = request(spans);
     let scanned = scan(&body, &IngestLimits::default(), |_| ShardId(0)).unwrap();
     let mut entry = EntryBuilder::default();
