@@ -261,24 +261,43 @@ async fn a_result_is_deleted_only_when_the_catalog_proves_that_it_is_not_named()
     assert_eq!(bed.objects().len(), 4, "left to the collector");
 }
 
+fn scratch_files(compactor: &Compactor) -> usize {
+    std::fs::read_dir(compactor.scratch_dir()).unwrap().count()
+}
+
 #[tokio::test]
-async fn a_merge_stops_when_it_is_told_to() {
+async fn a_merge_stops_when_it_is_told_to_or_when_nobody_waits_for_it() {
     let bed = Bed::new();
     two_small_blocks(&bed).await;
     let compactor = bed.compactor(CompactionSettings::default(), "scratch");
-    let (sender, stop) = watch::channel(true);
-    let stopped = compactor.run(compactor.next().unwrap(), stop.clone()).await.unwrap();
-    assert_eq!(stopped, Outcome::Stopped);
-    drop(sender);
-    assert_eq!(
-        compactor.run(compactor.next().unwrap(), stop).await.unwrap(),
-        Outcome::Stopped
-    );
-    // In the middle: the future is polled until the thread merges, then dropped.
-    let claim = compactor.next().unwrap();
-    let run = compactor.run(claim, never());
-    assert!(futures::FutureExt::now_or_never(run).is_none());
+    // The inputs are open; their row groups never come.
+    for record in bed.view().blocks_of(&tenant("a")) {
+        bed.blocks.open(&bed.view(), record).await.unwrap();
+    }
+    bed.inner.hold_reads.send_replace(true);
+    for is_told in [true, false] {
+        let (sender, stop) = watch::channel(false);
+        let mut run = Box::pin(compactor.run(compactor.next().unwrap(), stop));
+        while scratch_files(&compactor) == 0 {
+            assert!(futures::poll!(run.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert!(compactor.next().is_none(), "it is being done");
+        if is_told {
+            sender.send_replace(true);
+            assert_eq!(run.await.unwrap(), Outcome::Stopped);
+        } else {
+            drop(run);
+        }
+        while scratch_files(&compactor) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
     assert!(compactor.next().is_some(), "the claim is given back");
+    let (sender, stop) = watch::channel(false);
+    drop(sender);
+    let stopped = compactor.run(compactor.next().unwrap(), stop).await.unwrap();
+    assert_eq!(stopped, Outcome::Stopped, "whoever could stop it is gone");
     assert_eq!((bed.view().block_count(), bed.objects().len()), (2, 2));
 }
 

@@ -36,6 +36,8 @@ type AfterList = Box<dyn FnOnce() + Send>;
 pub(crate) struct FaultyStore {
     inner: InMemory,
     pub(crate) refuse: Mutex<Refuse>,
+    /// While true, reads wait.
+    pub(crate) hold_reads: watch::Sender<bool>,
     /// How many deletions were asked for.
     pub(crate) deletes: Mutex<usize>,
     /// Happens when the next listing is at its end.
@@ -93,6 +95,8 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let mut hold = self.hold_reads.subscribe();
+        hold.wait_for(|hold| !hold).await.expect("the sender is here");
         self.inner.get_opts(location, options).await
     }
 
