@@ -4,6 +4,7 @@
 //! this thread, because the machine is shared. A gate that fails is marked and makes the run fail with
 //! `VIVACE_BENCH_STRICT=1`.
 
+#![allow(clippy::unwrap_used, reason = "a measurement stops at the first surprise")]
 #![expect(
     unsafe_code,
     reason = "counting what the allocator hands out is the only way to see peak heap"
@@ -213,13 +214,7 @@ fn main() {
     ids.truncate(200);
     let (lookup, found) = time(rounds, || {
         ids.iter()
-            .map(|id| {
-                wait(opened.trace(id))
-                    .unwrap()
-                    .iter()
-                    .map(|r| spans_out(r))
-                    .sum::<usize>()
-            })
+            .map(|id| wait(opened.trace(id)).unwrap().iter().map(spans_out).sum::<usize>())
             .sum::<usize>()
     });
     let largest = opened.index().fences().iter().map(|f| f.length).max().unwrap_or(0);
