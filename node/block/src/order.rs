@@ -7,6 +7,9 @@
 //!
 //! Siblings are ordered by start, then span id, so that the same spans give the same order wherever they come from.
 
+#[cfg(test)]
+mod tests;
+
 use model::TraceId;
 
 use crate::format::{ROW_GROUP_ROWS, ROW_GROUP_TEXT_BYTES, TRACE_ROWS_MAX};

@@ -47,6 +47,9 @@ use crate::rows::RowsView;
 use crate::schema::Schema;
 use crate::section::{Section, TRACE_SEED};
 
+/// In the form that Parquet's own version parser understands.
+const CREATED_BY: &str = concat!("vivace version ", env!("CARGO_PKG_VERSION"), " (build block-1)");
+
 /// Where one tenant's part of a block is: what the catalog remembers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SectionSummary {
@@ -93,7 +96,7 @@ impl<W: Write + Send> BlockWriter<W> {
     pub fn new(sink: W, schema: Schema) -> Result<Self> {
         let mut properties = WriterProperties::builder()
             .set_writer_version(WriterVersion::PARQUET_2_0)
-            .set_created_by("vivace".to_owned())
+            .set_created_by(CREATED_BY.to_owned())
             .build();
         parquet::arrow::add_encoded_arrow_schema_to_metadata(&schema.arrow(), &mut properties);
         let file = SerializedFileWriter::new(Counted { sink, bytes: 0 }, schema.parquet()?, Arc::new(properties))?;

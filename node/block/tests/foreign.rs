@@ -3,6 +3,8 @@
 //! Needs a Python with both, in a virtual environment under `~/.cache/vivace`; made there when it can be, else the test
 //! says loudly that it was skipped.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! A merge holds what its inputs held, once, with every trace in one piece.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::sync::Arc;
