@@ -1,3 +1,5 @@
+//! Depth-first order, subtree sizes and parents of hand-made traces.
+
 use super::*;
 use crate::rows::{CountsView, SparseView, TextView};
 
