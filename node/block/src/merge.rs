@@ -28,7 +28,7 @@ pub const MERGE_INPUTS_MAX: usize = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MergeOptions {
     /// Rows decoded at a time. Four row groups: enough that the last, partly filled one that is put back for the next
-    /// batch is a small part, at about 90 MB.
+    /// batch is a small part, at about 90 MB. Fewer rows than a row group make small row groups.
     pub batch_rows: u32,
 }
 

@@ -92,6 +92,25 @@ fn few_values_are_listed_and_many_are_filtered() {
 }
 
 #[test]
+fn text_in_the_tail_is_filtered_too() {
+    let key = AttributeKey::new(b"z", ValueType::String);
+    let table = spans_with(400, |i| {
+        let mut all: Vec<KeyValue> = (0..64).map(|k| text(&format!("k{k:02}"), "v")).collect();
+        if i < 300 {
+            all.push(text("z", &format!("value-{i}")));
+        }
+        all
+    });
+    let (bytes, block) = write(&[(&tenant("t"), &[&table])]);
+    let opened = open(&bytes, &block, 0).unwrap();
+    assert!(opened.index().attribute_column(&key).is_none() && opened.index().tail_may_hold(0, &key));
+    let filters = wait(opened.filters(&(&block.sections[0]).into())).unwrap();
+    assert!((0..300).all(|v| filters.may_contain(opened.index(), &key, format!("value-{v}").as_bytes())));
+    let strangers = (0..1_000).filter(|v| filters.may_contain(opened.index(), &key, format!("other-{v}").as_bytes()));
+    assert!(strangers.count() < 50);
+}
+
+#[test]
 fn keys_beyond_the_catalogue_are_still_found() {
     let key = |n: usize| format!("key-{n}");
     for keys in [4_095, 4_096, 4_097usize] {

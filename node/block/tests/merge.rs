@@ -58,6 +58,42 @@ fn batches_do_not_leave_ragged_row_groups() {
 }
 
 #[test]
+fn what_is_put_back_for_the_next_batch_is_not_lost() {
+    let tenant = tenant("t");
+    let rows = block::format::ROW_GROUP_ROWS;
+    let spans = sample_spans(2 * rows as usize + 20_000);
+    let tables: Vec<SpanTable> = spans.chunks(60_000).map(table).collect();
+    let blocks: Vec<_> = tables.iter().map(|t| write(&[(&tenant, &[t])])).collect();
+    let (bytes, block) = merged(&blocks, 2 * rows);
+    assert_eq!(block.sections[0].totals.spans as usize, spans.len());
+    let opened = open(&bytes, &block, 0).unwrap();
+    let sizes: Vec<u32> = opened.index().fences().iter().map(|f| f.rows).collect();
+    // Traces of ten do not divide a row group: each batch has a few rows too many, which start the next one.
+    assert!(
+        sizes.iter().rev().skip(1).all(|n| *n > rows - 10 && *n <= rows),
+        "{sizes:?}"
+    );
+    let mut seen: Vec<[u8; 8]> = Vec::new();
+    for group in 0..sizes.len() {
+        seen.extend(
+            wait(opened.row_group(group, Columns::All))
+                .unwrap()
+                .all_spans()
+                .unwrap()
+                .view()
+                .span_id,
+        );
+    }
+    seen.sort_unstable();
+    let mut expected: Vec<[u8; 8]> = spans
+        .iter()
+        .map(|s| s.span.span_id.clone().try_into().unwrap())
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(seen, expected);
+}
+
+#[test]
 fn pieces_of_a_trace_meet() {
     let tenant = tenant("t");
     let spans = sample_spans(10);
