@@ -25,7 +25,7 @@ use prost::Message;
 #[path = "layout/data.rs"]
 mod data;
 
-struct Counting(mimalloc::MiMalloc);
+struct Counting(tikv_jemallocator::Jemalloc);
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -56,7 +56,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting(mimalloc::MiMalloc);
+static ALLOCATOR: Counting = Counting(tikv_jemallocator::Jemalloc);
 
 /// CPU nanoseconds of this thread so far.
 fn cpu_nanos() -> f64 {

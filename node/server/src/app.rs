@@ -73,17 +73,17 @@ impl std::fmt::Debug for Common {
 }
 
 impl Common {
-    /// Errors: no threads left.
-    pub fn new(settings: NodeSettings, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+    /// From settings that were checked.
+    pub fn new(settings: NodeSettings, clock: Arc<dyn Clock>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self {
+        Self {
             limits: Arc::new(ArcSwap::from_pointee(settings.limits.clone())),
             tenancy: Arc::new(Tenancy::new(&settings)),
             clock,
             metrics: Metrics::new(),
-            cpu: CpuPool::new("vivace-cpu", threads)?,
+            cpu: CpuPool::new(threads),
             settings: Arc::new(settings),
-        })
+        }
     }
 }
 

@@ -120,9 +120,13 @@ impl Receiver {
         let bytes = message.len();
         let (rate, burst) = {
             let limits = self.limits.load().of(tenant.as_str());
-            (limits.ingest_rate.bytes(), limits.ingest_burst.bytes())
+            let rate = limits.ingest_rate_where(self.tenancy.is_multitenant());
+            (rate, limits.ingest_burst.bytes())
         };
-        self.rates.take(&tenant, bytes, rate, burst, self.clock.monotonic())?;
+        if let Some(rate) = rate {
+            self.rates
+                .take(&tenant, bytes, rate.bytes(), burst, self.clock.monotonic())?;
+        }
         let outcome = self.ingest.ingest(tenant.clone(), message).await?;
         self.metrics.count_acknowledged(
             transport,

@@ -78,7 +78,7 @@ mod tests {
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         let before = "tenancy: {multitenancy_enabled: true, tenants_auto: false}\n";
         write(before);
-        let common = Common::new(settings::load(&path).unwrap(), Arc::new(ManualClock::at(0))).unwrap();
+        let common = Common::new(settings::load(&path).unwrap(), Arc::new(ManualClock::at(0)));
         let acme = TenantId::new("acme").unwrap();
         let retention = || common.limits.load().of("acme").retention;
         assert_eq!(reload(&path, &common), Reload::Unchanged);

@@ -32,6 +32,11 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
+    /// Whether requests say whose they are.
+    pub fn is_multitenant(&self) -> bool {
+        self.multitenancy
+    }
+
     pub fn new(settings: &NodeSettings) -> Self {
         Self {
             multitenancy: settings.tenancy.multitenancy_enabled,

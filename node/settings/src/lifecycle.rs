@@ -10,8 +10,9 @@ use crate::section::section;
 section! {
     /// When live spans become a block.
     pub struct FlushSettings {
-        /// Compressed log bytes of a shard that are not in a block yet.
-        tail_bytes: ByteSize = ByteSize::mib(64),
+        /// Compressed log bytes of a shard that are not in a block yet. 16 MiB are about 160,000 spans and 50 MB of memory; small
+        /// cuts cost little, because their blocks are merged later and memory is used again while it is still warm.
+        tail_bytes: ByteSize = ByteSize::mib(16),
         /// Age of the oldest of them.
         tail_age: Period = Period::minutes(2),
     }

@@ -24,9 +24,11 @@ pub enum Oversize {
 limits! {
     /// Limits of one tenant. Zero is refused where it would switch a protection off.
     pub struct Limits, LimitsPatch {
-        /// Decompressed OTLP bytes per second that are accepted on average; above it 429 with a time to come back.
-        ingest_rate: ByteSize = ByteSize::mb(30),
-        /// Decompressed OTLP bytes that may arrive at once above the rate. A single request larger than this is refused for good.
+        /// Decompressed OTLP bytes per second that are accepted on average; above it 429 with a time to come back. Absent:
+        /// 30 MB with multitenancy; without it as much as the node can take, since there is nobody to protect.
+        ingest_rate: Option<ByteSize> = None,
+        /// Decompressed OTLP bytes that may arrive at once above the rate, where there is one. A single request larger than
+        /// this is then refused for good.
         ingest_burst: ByteSize = ByteSize::mb(30),
         /// Bytes one trace may hold before further spans of it are refused, and beyond which trace by id (v1) answers 422.
         trace_bytes_max: ByteSize = ByteSize::mb(5),
@@ -106,9 +108,19 @@ impl LimitSettings {
     }
 }
 
+/// What a tenant may send where its limits say nothing and others share the node.
+const INGEST_RATE_SHARED: ByteSize = ByteSize::mb(30);
+
 impl Limits {
+    /// The rate that holds, if any does.
+    pub fn ingest_rate_where(&self, multitenancy: bool) -> Option<ByteSize> {
+        self.ingest_rate.or(multitenancy.then_some(INGEST_RATE_SHARED))
+    }
+
     fn check(&self, problems: &mut Problems) {
-        problems.not_zero("ingest_rate", self.ingest_rate);
+        if let Some(rate) = self.ingest_rate {
+            problems.not_zero("ingest_rate", rate);
+        }
         problems.not_zero("ingest_burst", self.ingest_burst);
         problems.not_zero("trace_bytes_max", self.trace_bytes_max);
         problems.not_zero("attribute_value_bytes_max", self.attribute_value_bytes_max);

@@ -65,7 +65,7 @@ section! {
     /// The segmented log that all groups of this node share.
     pub struct WalSettings {
         /// Size of one pre-written, recycled segment file.
-        segment_bytes: ByteSize = ByteSize::mib(64),
+        segment_bytes: ByteSize = ByteSize::mib(32),
         /// Disk the log may take. Above 70 % of it heads are flushed early, above 85 % new spans are refused with 503.
         quota_bytes: ByteSize = ByteSize::gib(8),
     }
@@ -146,7 +146,7 @@ impl WalSettings {
                 "must hold two entries: at least twice replication.entry_bytes_max",
             );
         }
-        // Four segments are held back for votes and seals, so fewer than eight would leave almost nothing for spans.
+        // Two segments are held back for votes and seals, so fewer than eight would leave little for spans.
         if self.quota_bytes.0 / 8 < self.segment_bytes.0 {
             problems.add("quota_bytes", "must be at least eight segments");
         }

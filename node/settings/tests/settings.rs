@@ -66,7 +66,10 @@ fn a_tenant_has_the_defaults_except_what_it_overrides() {
     assert_eq!(limits.of("acme").retention, Period::days(3));
     assert_eq!(limits.of("acme").search_limit_max, 7);
     assert_eq!(limits.of("other").retention, Period::days(14));
-    assert_eq!(limits.of("other").ingest_rate, ByteSize::mb(30));
+    let other = limits.of("other");
+    assert_eq!(other.ingest_rate_where(true), Some(ByteSize::mb(30)));
+    assert_eq!(other.ingest_rate_where(false), None);
+    assert_eq!(limits.of("1234").ingest_rate_where(false), Some(ByteSize::mb(1)));
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub enum Drive {
 pub struct WalOptions {
     /// Identity of this node on this disk. Segments of any other incarnation are refused.
     pub incarnation: u64,
-    /// Size of one segment file. 64 MiB: rotation costs two extra syncs, which vanish at this size.
+    /// Size of one segment file. 32 MiB: rotation costs two extra syncs, which vanish at this size.
     pub segment_bytes: u32,
     /// How much disk live and spare segments may take together.
     pub quota_bytes: u64,
@@ -51,10 +51,10 @@ impl WalOptions {
     pub fn new(incarnation: u64) -> Self {
         Self {
             incarnation,
-            segment_bytes: 64 << 20,
+            segment_bytes: 32 << 20,
             quota_bytes: 8 << 30,
-            reserved_segments: 4,
-            pool_segments: 6,
+            reserved_segments: 2,
+            pool_segments: 4,
             pool_segments_max: 16,
             pool_retry: Duration::from_secs(1),
             queue_bytes_max: 32 << 20,

@@ -124,7 +124,7 @@ pub(crate) async fn open(yaml: &str) -> Door {
     let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
     let live_limits = Arc::new(ArcSwap::from_pointee(settings.limits.clone()));
     let tenancy = Arc::new(Tenancy::new(&settings));
-    let cpu = CpuPool::new("test", 1).unwrap();
+    let cpu = CpuPool::new(1);
     let receiver = Arc::new(Receiver::new(
         &settings,
         live_limits.clone(),

@@ -36,7 +36,7 @@ limits: {defaults: {ingest_rate: 1GB, ingest_burst: 1GB}}
     )
     .unwrap();
     settings.node.data_dir = dir.to_owned();
-    let common = Common::new(settings, Arc::new(SystemClock::new())).unwrap();
+    let common = Common::new(settings, Arc::new(SystemClock::new()));
     let objects = server::storage::open(&common.settings).unwrap();
     let app = App::bind(common.clone(), None).await.unwrap();
     let addresses: HashMap<_, _> = app.addresses().into_iter().collect();

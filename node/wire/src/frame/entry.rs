@@ -1,8 +1,10 @@
 //! What one log entry carries: the headers of several sub-batches, and their bodies compressed together.
 
-use std::io::{Read, Write};
+use std::cell::RefCell;
+use std::io::Read;
 
 use bytes::Bytes;
+use zstd::bulk::Compressor;
 
 use super::header::Reader;
 use super::{Contents, ENTRY_BODY_BYTES_MAX, ENTRY_TAG, FORMAT, SubBatch, SubBatchHeader};
@@ -54,28 +56,78 @@ impl EntryBuilder {
 
     /// Compresses and frames what was collected: about 1 ns per byte of CPU, so it belongs on the CPU pool.
     pub fn finish(&self) -> Bytes {
-        let mut frame = Vec::with_capacity(self.body_bytes / 4 + 64 * self.len() + 64);
+        let mut frame = Vec::with_capacity(self.body_bytes / 6 + 64 * self.len() + 64);
         frame.extend_from_slice(&[ENTRY_TAG, FORMAT]);
         frame.extend_from_slice(&(self.sub_batches.len() as u32).to_le_bytes());
         for sub_batch in &self.sub_batches {
             sub_batch.header().write(&mut frame);
         }
-        compress(frame, &self.sub_batches, self.body_bytes as u64)
-            .expect("zstd writes to memory and was promised the exact size")
-            .into()
+        compress(&self.sub_batches, &mut frame).expect("zstd was given room for the worst case");
+        frame.into()
     }
 }
 
-fn compress(frame: Vec<u8>, sub_batches: &[SubBatch], body_bytes: u64) -> std::io::Result<Vec<u8>> {
-    let mut encoder = zstd::stream::write::Encoder::new(frame, LEVEL)?;
-    encoder.set_pledged_src_size(Some(body_bytes))?;
-    encoder.include_contentsize(true)?;
-    // The log has its own checksum; this one also covers the way through memory and network.
-    encoder.include_checksum(true)?;
-    for sub_batch in sub_batches {
-        encoder.write_all(sub_batch.body())?;
+/// What compressing needs besides its input, kept from entry to entry: clearing half a megabyte of tables and asking the
+/// kernel for fresh pages costs as much as compressing does.
+struct Scratch {
+    compressor: Compressor<'static>,
+    bodies: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+/// Beyond this, a scratch buffer is given back after use.
+const SCRATCH_BYTES_MAX: usize = 4 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
+}
+
+impl Scratch {
+    fn new() -> std::io::Result<Self> {
+        let mut compressor = Compressor::new(LEVEL)?;
+        compressor.include_contentsize(true)?;
+        // The log has its own checksum; this one also covers the way through memory and network.
+        compressor.include_checksum(true)?;
+        Ok(Self {
+            compressor,
+            bodies: Vec::new(),
+            payload: Vec::new(),
+        })
     }
-    encoder.finish()
+
+    /// Appends the bodies to `frame`, compressed in one piece: zstd then finds its matches in place.
+    fn compress(&mut self, sub_batches: &[SubBatch], frame: &mut Vec<u8>) -> std::io::Result<()> {
+        let bodies = match sub_batches {
+            [only] => only.body(),
+            several => {
+                self.bodies.clear();
+                several.iter().for_each(|part| self.bodies.extend_from_slice(part.body()));
+                &self.bodies
+            }
+        };
+        let bound = zstd::zstd_safe::compress_bound(bodies.len());
+        if self.payload.len() < bound {
+            self.payload.resize(bound, 0);
+        }
+        let written = self.compressor.compress_to_buffer(bodies, &mut self.payload[..])?;
+        frame.extend_from_slice(self.payload.get(..written).unwrap_or_default());
+        for buffer in [&mut self.bodies, &mut self.payload] {
+            if buffer.capacity() > SCRATCH_BYTES_MAX {
+                *buffer = Vec::new();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compress(sub_batches: &[SubBatch], frame: &mut Vec<u8>) -> std::io::Result<()> {
+    SCRATCH.with_borrow_mut(|slot| {
+        let scratch = match slot {
+            Some(scratch) => scratch,
+            None => slot.insert(Scratch::new()?),
+        };
+        scratch.compress(sub_batches, frame)
+    })
 }
 
 /// An entry whose headers have been read and whose bodies are still compressed.
