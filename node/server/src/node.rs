@@ -53,6 +53,7 @@ use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::{Shard, ShardOptions};
 use shard::port::CatalogPort;
 use shard::store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wal::{RealVfs, Vfs, Wal, WalOptions};
@@ -135,6 +136,8 @@ impl Node {
         )?);
         let heads_max = heads_budget(settings.memory.heads);
         let new_block_id = block_ids(Arc::clone(&common.clock));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let builds = Arc::new(Semaphore::new((threads / 2).max(1)));
         let (mut shards, mut lanes) = (Vec::new(), Vec::new());
         for record in state
             .state
@@ -172,6 +175,7 @@ impl Node {
                 common.clone(),
                 wal.clone(),
                 heads_max / 2,
+                Arc::clone(&builds),
                 stop.clone(),
             ));
             lanes.push(Lane::open(

@@ -1,11 +1,13 @@
 //! One shard's flushes: when to cut, when to upload, when the log may forget.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::{Group, Payload};
 use model::LogIndex;
 use shard::command::ShardCommand;
 use shard::flush::Flusher;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wal::{Level, Wal};
 
@@ -21,13 +23,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const SPOOLED_MAX: usize = 64;
 const PURGE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Runs until stopped. `heads_high` is the heap size of this shard's live spans at which it cuts early.
+/// Runs until stopped. `heads_high` is the heap size of this shard's live spans at which it cuts early. `builds` are the
+/// turns at building that all shards share: they fill evenly, and if all built at once no core were left to receive.
 pub(super) async fn run(
     flusher: Flusher,
     group: Group<ShardMachine>,
     common: Common,
     wal: Wal,
     heads_high: usize,
+    builds: Arc<Semaphore>,
     stop: CancellationToken,
 ) {
     let mut backoff = BACKOFF_FIRST;
@@ -39,7 +43,9 @@ pub(super) async fn run(
         }
         let round = async {
             if is_due(&flusher, &common, &wal, heads_high) {
+                let turn = builds.acquire().await?;
                 flusher.cut().await?;
+                drop(turn);
             }
             while let Some(watermark) = flusher.flush_oldest().await? {
                 forget(&group, watermark).await?;

@@ -101,7 +101,9 @@ impl Scratch {
             [only] => only.body(),
             several => {
                 self.bodies.clear();
-                several.iter().for_each(|part| self.bodies.extend_from_slice(part.body()));
+                several
+                    .iter()
+                    .for_each(|part| self.bodies.extend_from_slice(part.body()));
                 &self.bodies
             }
         };
