@@ -97,6 +97,25 @@ impl<'a> Fields<'a> {
         Ok(Some(Entry { number, value, raw }))
     }
 
+    /// The next field if it is length-delimited, has a one-byte tag, this one, and fewer than 128 bytes; else nothing is
+    /// read. For messages that mostly consist of such fields.
+    #[inline]
+    pub fn next_short(&mut self, tag: u8) -> Option<Entry<'a>> {
+        match self.rest {
+            [first, length @ 0..0x80, after @ ..] if *first == tag => {
+                let (bytes, rest) = after.split_at_checked(usize::from(*length))?;
+                let raw = self.rest.get(..bytes.len() + 2)?;
+                self.rest = rest;
+                Some(Entry {
+                    number: u32::from(tag >> 3),
+                    value: Field::Bytes(bytes),
+                    raw,
+                })
+            }
+            _ => None,
+        }
+    }
+
     #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
         if let [first, rest @ ..] = self.rest

@@ -59,7 +59,18 @@ pub mod field {
 impl<'a> ValueRef<'a> {
     /// Reads an `AnyValue` message. Only a message that holds exactly one scalar member becomes a scalar; all others stay
     /// raw, so that nothing is lost.
+    #[inline]
     pub fn from_any_value(message: &'a [u8]) -> Result<Self, Malformed> {
+        // Nine values of ten are short texts.
+        if let [0x0a, length @ 0..0x80, text @ ..] = message
+            && text.len() == usize::from(*length)
+        {
+            return Ok(Self::String(text));
+        }
+        Self::from_other_value(message)
+    }
+
+    fn from_other_value(message: &'a [u8]) -> Result<Self, Malformed> {
         let mut fields = proto::Fields::new(message);
         let Some(first) = fields.next_field()? else {
             return Ok(Self::Raw(message));
