@@ -15,6 +15,10 @@ fix:
 test CRATE:
     cargo test -p vivace-{{CRATE}}
 
+# the custom resources' YAML, from their types
+crds:
+    cargo run -p vivace-crds --bin crdgen -- crds/yaml charts/vivace/files/crds
+
 # a node on this machine
 up *ARGS:
     cargo run --release --bin vivace -- standalone {{ARGS}}
