@@ -60,7 +60,7 @@ memory: {heads: 1GiB}
 
 #[test]
 fn a_tenant_has_the_defaults_except_what_it_overrides() {
-    let limits = parse("limits: {defaults: {search_limit_max: 7}, tenants: {acme: {retention: 3d}}}")
+    let limits = parse("limits: {defaults: {search_limit_max: 7}, tenants: {acme: {retention: 3d, ingest_rate: 1MB}}}")
         .unwrap()
         .limits;
     assert_eq!(limits.of("acme").retention, Period::days(3));
@@ -69,7 +69,7 @@ fn a_tenant_has_the_defaults_except_what_it_overrides() {
     let other = limits.of("other");
     assert_eq!(other.ingest_rate_where(true), Some(ByteSize::mb(30)));
     assert_eq!(other.ingest_rate_where(false), None);
-    assert_eq!(limits.of("1234").ingest_rate_where(false), Some(ByteSize::mb(1)));
+    assert_eq!(limits.of("acme").ingest_rate_where(false), Some(ByteSize::mb(1)));
 }
 
 #[test]
