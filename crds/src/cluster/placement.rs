@@ -87,7 +87,7 @@ section! {
         /// added.
         #[schemars(
             length(max = 9),
-            inner(length(min = 1, max = 20), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")),
+            inner(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")),
             extend("x-kubernetes-list-type" = "set")
         )]
         zones: Vec<String> = Vec::new(),
@@ -141,10 +141,9 @@ section! {
             extend("x-kubernetes-list-type" = "atomic")
         )]
         access_modes: Vec<String> = vec!["ReadWriteOnce".to_owned()],
-        /// What happens to the volume of a node that was scaled away, after it handed over its data. Change: live.
+        /// What happens to the volume of a node that was scaled away, an hour after it handed over its data; what happens when
+        /// the resource is deleted is deletionPolicy's. Change: live.
         when_scaled: VolumePolicy = VolumePolicy::Delete,
-        /// What happens to the volumes with deletionPolicy DeletePVCs or DeleteAll left aside. Change: live.
-        when_deleted: VolumePolicy = VolumePolicy::Retain,
         /// How long a node may be without its volume before the operator makes it a new one; 0s never. It does so only while
         /// everything the node held has another copy. Change: live.
         auto_replace_after: Period = Period::new("30m"),

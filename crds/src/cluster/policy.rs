@@ -41,7 +41,7 @@ section! {
     /// What one tenant may do on one node, unless its TracingTenant says otherwise.
     pub struct Limits {
         /// Decompressed OTLP bytes per second that a node takes from a tenant; above it 429 with a time to come back. Default:
-        /// the node's, 30M. Change: live.
+        /// 30M with auth.mode Header, else as much as the node can take. Change: live.
         ingest_bytes_per_second: Option<Size> = None,
         /// Bytes that may arrive at once above the rate; a single request larger than this is refused for good. Default: the
         /// node's, 30M. Change: live.

@@ -151,7 +151,7 @@ part! {
 part! {
     /// One zone, or the one pool where no zones are written.
     pub struct GroupStatus {
-        /// Name of the zone, or "node" for the pool.
+        /// Name of the zone, shortened where pods' names would be too long; "node" for the one pool.
         name: String,
         /// Pods it shall have.
         pods: i32,

@@ -1,0 +1,14 @@
+//! The operator: from a TracingCluster to a tracing store that runs, and what happens to it afterwards.
+//!
+//! Five steps, in `controller`: observe (look), [`validate`] (pure), [`plan`] (pure), apply (act), status (say). Nothing is
+//! remembered between two runs except what stands in the resource's status.
+//!
+//! **Always holds:** every disruption happens under the one lock in the status, which is written before anything is done;
+//! nothing is ever concluded from a pod that was not seen.
+
+pub mod admin;
+pub mod names;
+pub mod objects;
+pub mod quantity;
+pub mod tenants;
+pub mod validate;

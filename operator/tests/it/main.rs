@@ -1,0 +1,6 @@
+//! The operator from outside: resources in, objects out.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod golden;
+mod objects;
