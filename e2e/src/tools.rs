@@ -2,7 +2,7 @@
 //!
 //! The cache is `$XDG_CACHE_HOME/vivace` (or `~/.cache/vivace`), one folder per tool and version, complete when it holds
 //! [`COMPLETE`]. Installing takes minutes of both cores, so a test never starts it by itself: it takes what is there and
-//! is skipped otherwise. `cargo run -p vivace-e2e --bin tools` installs everything, as `.ci/run` does; with
+//! is skipped otherwise. `cargo run --bin tools` installs everything, as `.ci/run` does; with
 //! [`INSTALL`]`=1` in the environment a test installs what it lacks.
 //!
 //! Only package registries are used, through their ordinary clients. A tool that one of them does not have is
@@ -94,7 +94,7 @@ impl Tool {
         }
         if std::env::var_os(INSTALL).is_none_or(|value| value != "1") {
             return Err(Unavailable(format!(
-                "{} {} is not installed; `cargo run -p vivace-e2e --bin tools` does it",
+                "{} {} is not installed; `cargo run --bin tools` does it",
                 self.name(),
                 self.version()
             )));

@@ -11,7 +11,7 @@
 //! | `formats` | pyarrow and DuckDB | the binary, tools |
 //!
 //! What is missing is said in a `SKIPPED:` line. The binary is the one that `VIVACE_BIN` names or the youngest build in
-//! the target folder; tools are installed by `cargo run -p vivace-e2e --bin tools`.
+//! the target folder; tools are installed by `cargo run --bin tools`.
 
 #![expect(
     clippy::unwrap_used,

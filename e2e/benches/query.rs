@@ -1,0 +1,243 @@
+//! What answers cost over HTTP: `cargo bench -p vivace-e2e --bench query`.
+//!
+//! A node takes in 2 million spans (`VIVACE_BENCH_SPANS`) and turns them into blocks; then each question is asked again and
+//! again by one client, and the table shows the first answer, the median, the 95th percentile and the goal for the median,
+//! which is of a machine of two cores, warm. Questions about live spans go to a second node that has made no block yet.
+//! `VIVACE_BIN` names the binary, else the youngest build. Nothing fails here but a wrong answer: it is a measurement.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use vivace_e2e::process::{Node, NodeOptions, Scratch, vivace_bin};
+
+/// Longest wait for the last block.
+const SETTLE_MAX: Duration = Duration::from_secs(180);
+/// How often each question is asked after the first time.
+const ROUNDS: usize = 30;
+/// An attribute with a value per message, in the generated data.
+const NEEDLE: &str = "span.messaging.message.id";
+
+/// One question, how it may be answered, and the median we want.
+struct Question {
+    name: &'static str,
+    path: String,
+    goal_ms: Option<f64>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let spans = match std::env::var("VIVACE_BENCH_SPANS") {
+        Ok(text) => text.parse().context("VIVACE_BENCH_SPANS is not a number")?,
+        Err(_) => 2_000_000,
+    };
+    runtime.block_on(run(spans))
+}
+
+async fn run(spans: u64) -> anyhow::Result<()> {
+    let scratch = Scratch::new("bench-query")?;
+    let blocks = start(&scratch, "blocks", json!({"flush": {"tail_age": "3s"}})).await?;
+    load(&blocks, spans).await?;
+    settle(&blocks).await?;
+    println!("\n{spans} spans in blocks");
+    header();
+    let client = reqwest::Client::new();
+    for question in about_blocks(&client, &blocks).await? {
+        ask(&client, &blocks, &question).await?;
+    }
+    blocks.stop().await?;
+
+    let live = start(
+        &scratch,
+        "live",
+        json!({"flush": {"tail_age": "1h", "tail_bytes": "1GiB"}}),
+    )
+    .await?;
+    let live_spans = spans.min(300_000);
+    load(&live, live_spans).await?;
+    println!("\n{live_spans} live spans");
+    header();
+    for question in about_live()? {
+        ask(&client, &live, &question).await?;
+    }
+    live.stop().await
+}
+
+async fn start(scratch: &Scratch, name: &str, settings: Value) -> anyhow::Result<Node> {
+    Node::start(&NodeOptions {
+        bin: vivace_bin().map_err(|why| anyhow::anyhow!("{why}"))?,
+        data_dir: scratch.dir(&format!("{name}/data"))?,
+        log_dir: scratch.dir(&format!("{name}/log"))?,
+        settings,
+    })
+    .await
+}
+
+async fn load(node: &Node, spans: u64) -> anyhow::Result<()> {
+    let bin = vivace_bin().map_err(|why| anyhow::anyhow!("{why}"))?;
+    let status = tokio::process::Command::new(bin)
+        .args(["load", "--seed", "7", "--endpoint", &node.otlp_grpc.to_string()])
+        .args(["--spans", &spans.to_string()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .await?;
+    anyhow::ensure!(status.success(), "vivace load failed");
+    Ok(())
+}
+
+/// Waits until nothing is live any more.
+async fn settle(node: &Node) -> anyhow::Result<()> {
+    let metrics = format!("{}/metrics", node.http_url());
+    let settled = async {
+        loop {
+            let text = reqwest::get(&metrics).await?.text().await?;
+            let is_gone = |line: &&str| text.lines().any(|has| has == *line);
+            if ["vivace_live_spans 0", "vivace_spooled_blocks 0"].iter().all(is_gone) {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(SETTLE_MAX, settled)
+        .await
+        .context("live spans did not become blocks")?
+}
+
+async fn about_blocks(client: &reqwest::Client, node: &Node) -> anyhow::Result<Vec<Question>> {
+    let found: Value = get_json(client, node, &search("{status = error}")?).await?;
+    let trace = found
+        .pointer("/traces/0/traceID")
+        .and_then(Value::as_str)
+        .context("no trace with an error")?;
+    let values: Value = get_json(client, node, &format!("/api/v2/search/tag/{NEEDLE}/values")).await?;
+    let needle = values
+        .pointer("/tagValues/0/value")
+        .and_then(Value::as_str)
+        .context("no value to look for")?;
+    let question = |name, path, goal_ms| Question { name, path, goal_ms };
+    Ok(vec![
+        question("trace by id", format!("/api/traces/{trace}"), Some(10.0)),
+        question("needle", search(&format!("{{{NEEDLE} = \"{needle}\"}}"))?, Some(16.0)),
+        question(
+            "value that is nowhere",
+            search(&format!("{{{NEEDLE} = \"nowhere\"}}"))?,
+            None,
+        ),
+        question("key that is nowhere", search("{.nowhere = 1}")?, None),
+        question("regex on name", search("{name =~ \".*(GET|select).*\"}")?, Some(40.0)),
+        question(
+            "service and duration",
+            search("{resource.service.name = \"cart\" && duration > 100ms}")?,
+            None,
+        ),
+        question(
+            "structural descendant",
+            search("{resource.service.name = \"cart\"} >> {status = error}")?,
+            Some(24.0),
+        ),
+        question("count() > 20", search("{} | count() > 20")?, None),
+        question(
+            "rate by service",
+            metrics("{} | rate() by (resource.service.name)")?,
+            Some(30.0),
+        ),
+        question(
+            "p99 by service",
+            metrics("{} | quantile_over_time(duration, .99) by (resource.service.name)")?,
+            Some(30.0),
+        ),
+        question(
+            "values of a high-cardinality tag",
+            format!("/api/v2/search/tag/{NEEDLE}/values"),
+            Some(50.0),
+        ),
+        question(
+            "values of service.name",
+            "/api/v2/search/tag/resource.service.name/values".to_owned(),
+            None,
+        ),
+        question("tag names", "/api/v2/search/tags".to_owned(), None),
+    ])
+}
+
+fn about_live() -> anyhow::Result<Vec<Question>> {
+    let question = |name, path, goal_ms| Question { name, path, goal_ms };
+    Ok(vec![
+        question("search for errors", search("{status = error}")?, None),
+        question(
+            "rate by service",
+            metrics("{} | rate() by (resource.service.name)")?,
+            Some(10.0),
+        ),
+        question(
+            "p99 by service",
+            metrics("{} | quantile_over_time(duration, .99) by (resource.service.name)")?,
+            Some(10.0),
+        ),
+    ])
+}
+
+fn search(query: &str) -> anyhow::Result<String> {
+    with_query("/api/search", &[("q", query), ("limit", "20")])
+}
+
+/// Over the last hour in steps of a minute.
+fn metrics(query: &str) -> anyhow::Result<String> {
+    let now = jiff::Timestamp::now().as_second();
+    let (start, end) = ((now - 3600).to_string(), (now + 60).to_string());
+    let pairs = [("q", query), ("start", &start), ("end", &end), ("step", "60s")];
+    with_query("/api/metrics/query_range", &pairs)
+}
+
+fn with_query(path: &str, pairs: &[(&str, &str)]) -> anyhow::Result<String> {
+    let url = reqwest::Url::parse_with_params(&format!("http://node{path}"), pairs)?;
+    Ok(format!("{path}?{}", url.query().unwrap_or_default()))
+}
+
+async fn get_json(client: &reqwest::Client, node: &Node, path: &str) -> anyhow::Result<Value> {
+    let body = get(client, node, path).await?;
+    serde_json::from_slice(&body).context("the answer is not JSON")
+}
+
+async fn get(client: &reqwest::Client, node: &Node, path: &str) -> anyhow::Result<Vec<u8>> {
+    let answer = client.get(format!("{}{path}", node.http_url())).send().await?;
+    let status = answer.status();
+    let body = answer.bytes().await?;
+    anyhow::ensure!(
+        status.is_success(),
+        "{path}: {status}: {}",
+        String::from_utf8_lossy(&body)
+    );
+    Ok(body.to_vec())
+}
+
+fn header() {
+    println!(
+        "{:34} {:>9} {:>9} {:>9} {:>9}  {:>10}",
+        "", "first ms", "p50 ms", "p95 ms", "goal ms", "bytes"
+    );
+}
+
+async fn ask(client: &reqwest::Client, node: &Node, question: &Question) -> anyhow::Result<()> {
+    let timed = async || -> anyhow::Result<(f64, usize)> {
+        let begun = Instant::now();
+        let body = get(client, node, &question.path).await?;
+        Ok((begun.elapsed().as_secs_f64() * 1e3, body.len()))
+    };
+    let (first, bytes) = timed().await?;
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        times.push(timed().await?.0);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |part: usize| times.get(ROUNDS * part / 100).copied().unwrap_or_default();
+    let goal = question.goal_ms.map(|goal| format!("{goal:.0}")).unwrap_or_default();
+    println!(
+        "{:34} {first:9.1} {:9.1} {:9.1} {goal:>9}  {bytes:>10}",
+        question.name,
+        at(50),
+        at(95)
+    );
+    Ok(())
+}
