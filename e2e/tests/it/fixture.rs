@@ -74,16 +74,18 @@ impl Fixture {
         Node::start(&self.options).await.unwrap()
     }
 
-    /// Files under the data folder that begin as a Parquet file does.
+    /// Blocks in the bucket, which is a folder here. Not those in the spool or on their way: they go while one looks.
     pub(crate) fn parquet_files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut folders = vec![self.options.data_dir.clone()];
+        let mut folders = vec![self.options.data_dir.join("objects")];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let path = entry.path();
                 if path.is_dir() {
                     folders.push(path);
-                } else if is_parquet(&std::fs::read(&path).unwrap_or_default()) {
+                } else if path.extension().is_some_and(|suffix| suffix == "parquet")
+                    && is_parquet(&std::fs::read(&path).unwrap_or_default())
+                {
                     found.push(path);
                 }
             }
