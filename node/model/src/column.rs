@@ -180,6 +180,14 @@ pub struct Column {
 }
 
 impl Dict {
+    /// Bytes it holds on the heap, about.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Bytes { offsets, bytes } => offsets.len() * 4 + bytes.len(),
+            Self::Values(values) => values.len() * size_of::<Option<Value>>(),
+        }
+    }
+
     /// Borrows it.
     pub fn view(&self) -> DictView<'_> {
         match self {
@@ -190,6 +198,22 @@ impl Dict {
 }
 
 impl Column {
+    /// Bytes it holds on the heap, a dictionary's included: it is mostly this column's alone.
+    pub fn heap_bytes(&self) -> usize {
+        let rows = self.rows.as_ref().map_or(0, |rows| rows.len() * 4);
+        rows + match &self.values {
+            OwnedValues::Dict { ids, dict } => ids.len() * 4 + dict.heap_bytes(),
+            OwnedValues::Bytes { offsets, bytes } | OwnedValues::Raw { offsets, bytes } => {
+                offsets.len() * 4 + bytes.len()
+            }
+            OwnedValues::Int(values) => values.len() * 8,
+            OwnedValues::Double(values) => values.len() * 8,
+            OwnedValues::Bool(values) => values.len(),
+            OwnedValues::Fixed8(values) => values.len() * 8,
+            OwnedValues::Fixed16(values) => values.len() * 16,
+        }
+    }
+
     /// Borrows it.
     pub fn view(&self) -> ColumnView<'_> {
         let rows = self.rows.as_deref().map_or(Rows::All, Rows::Sparse);
