@@ -154,6 +154,7 @@ pub struct TopTraces {
     limit: usize,
     by_place: BTreeMap<Place, TraceMatch>,
     places: BTreeMap<TraceId, Place>,
+    held_bytes: usize,
 }
 
 impl TopTraces {
@@ -163,6 +164,7 @@ impl TopTraces {
             limit,
             by_place: BTreeMap::new(),
             places: BTreeMap::new(),
+            held_bytes: 0,
         }
     }
 
@@ -172,14 +174,17 @@ impl TopTraces {
         if let Some(place) = self.places.remove(&found.trace_id)
             && let Some(mut known) = self.by_place.remove(&place)
         {
+            self.held_bytes -= known.held_bytes();
             known.absorb(found);
             found = known;
         }
         let (trace_id, place) = (found.trace_id, found.place());
         self.places.insert(trace_id, place);
+        self.held_bytes += found.held_bytes();
         self.by_place.insert(place, found);
         while self.by_place.len() > self.limit {
             if let Some((_, dropped)) = self.by_place.pop_last() {
+                self.held_bytes -= dropped.held_bytes();
                 self.places.remove(&dropped.trace_id);
             }
         }
@@ -192,6 +197,11 @@ impl TopTraces {
             return None;
         }
         self.by_place.last_key_value().map(|(place, _)| *place)
+    }
+
+    /// Approximate bytes of the traces held.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// Number of traces held.

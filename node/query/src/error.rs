@@ -48,12 +48,14 @@ pub enum Error {
         message: String,
     },
     /// A budget ran out.
-    #[error("query exceeds its limit of {limit} {what}")]
+    #[error("query exceeds {name}: {limit} {what}")]
     Exhausted {
         /// What ran out, as a plural noun.
         what: &'static str,
         /// The limit that was reached.
         limit: u64,
+        /// What settings call the limit.
+        name: &'static str,
     },
     /// The cancel flag was raised or the deadline passed.
     #[error("query was cancelled")]

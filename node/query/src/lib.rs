@@ -23,7 +23,8 @@
 //! }
 //! ```
 //! Metrics go the same way with [`metrics::MetricsPlan`], [`metrics::metrics_chunk`], [`metrics::MetricsPartial::merge`] and
-//! [`metrics::MetricsPartial::finish`]; only if the plan needs whole traces are split ones named. Suggestions
+//! [`metrics::MetricsPartial::finish`]; only if the plan needs whole traces are split ones named, otherwise a span that
+//! stands in two chunks is counted where it is seen first. Suggestions
 //! ([`tags::collect_tag_names`], [`tags::collect_tag_values`]) look at every chunk by itself.
 //!
 //! The split set must hold every trace of which the chunk has only a part, be the rest in another block, in another row
@@ -49,6 +50,7 @@ pub mod limits;
 mod matcher;
 pub mod metrics;
 mod parse;
+mod pick;
 mod plan;
 mod predicate;
 mod print;
@@ -59,6 +61,7 @@ pub mod value;
 
 pub use engine::search::{ChunkFinds, Inspected, SplitCandidate};
 pub use error::{Error, Kind, Result};
+pub use pick::{Levels, SpanPick, pick_spans};
 pub use plan::{SearchPlan, SearchRequest};
 
 use model::TraceId;

@@ -25,7 +25,7 @@ use crate::value::Static;
 
 pub use finish::{Series, SeriesExemplar, SeriesSet};
 pub use partial::MetricsPartial;
-pub use scan::{ChunkMetrics, metrics_chunk};
+pub use scan::{ChunkMetrics, Elsewhere, SpanKey, metrics_chunk};
 
 /// The points in time a metrics query asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,6 +270,34 @@ impl MetricsPlan {
         self.intervals
     }
 
+    /// What the plan will do, for people.
+    pub fn explain(&self) -> String {
+        use std::fmt::Write as _;
+        let mut out = String::new();
+        let window = self.intervals.window();
+        let _ = writeln!(out, "metrics {}", self.text);
+        let _ = writeln!(
+            out,
+            "window: {}..={} ns, {} samples {} apart, exemplars: {}",
+            window.start_unix_nanos,
+            window.end_unix_nanos,
+            self.intervals.count(),
+            crate::value::duration_text(i64::try_from(self.intervals.step_nanos()).unwrap_or(i64::MAX)),
+            self.exemplars
+        );
+        let whole = if self.needs_whole_trace() { "yes" } else { "no" };
+        let _ = writeln!(out, "needs whole traces: {whole}");
+        for leg in &self.legs {
+            let by: Vec<String> = leg.first.by.iter().map(Field::to_string).collect();
+            let _ = writeln!(out, "measures {} by ({})", leg.first.function.word(), by.join(", "));
+            crate::plan::explain::explain_plan(&leg.spans, &mut out);
+            if let Some(selection) = &leg.selection {
+                let _ = writeln!(out, "- against [{selection}]");
+            }
+        }
+        out
+    }
+
     /// Whether traces that are in several chunks must be joined. If not, the split set may be left empty and every chunk
     /// answers for its own spans.
     pub fn needs_whole_trace(&self) -> bool {
@@ -279,11 +307,12 @@ impl MetricsPlan {
     /// False only if nothing in the chunk can contribute. Reads no columns. `has_split` as for
     /// [`crate::SearchPlan::may_match`].
     pub fn may_match(&self, chunk: &dyn Chunk, has_split: bool) -> bool {
-        let in_time = chunk.time_range().overlaps(&self.intervals.window());
-        self.legs.iter().any(|leg| {
-            (in_time && leg.spans.may_match(chunk))
-                || (has_split && leg.needs_whole_trace() && leg.spans.part_may_match(chunk))
-        })
+        // Whatever is counted starts inside the window, so a chunk outside has nothing to count, and a trace to be joined
+        // is named by a chunk inside.
+        chunk.time_range().overlaps(&self.intervals.window())
+            && self.legs.iter().any(|leg| {
+                leg.spans.may_match(chunk) || (has_split && leg.needs_whole_trace() && leg.spans.part_may_match(chunk))
+            })
     }
 }
 

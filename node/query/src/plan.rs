@@ -4,10 +4,11 @@
 //! need a look at each span ([`Plan::programs`]), and keeps the stages as a tree over those numbers. It is made once and
 //! shared by all threads; a peer makes the same plan from the query's text and the request.
 
-mod explain;
+pub(crate) mod explain;
 
 use model::TraceId;
 
+use crate::answer::Place;
 use crate::ast::{
     Aggregate, ArithOp, Body, Expr, Flavour, Pipeline, Query, ScalarExpr, ScalarFilter, SpansetExpr, SpansetOp, Stage,
 };
@@ -27,6 +28,8 @@ pub struct SearchRequest {
     pub limit: usize,
     /// Most spans answered per spanset; 0 for all.
     pub spans_per_spanset: usize,
+    /// Only traces behind this place, the last of an answer that was given before. None for the newest.
+    pub after: Option<Place>,
 }
 
 /// A planned search.
@@ -284,7 +287,10 @@ impl SearchPlan {
     /// False only if nothing in the chunk can contribute to the answer. Reads no columns, so it is worth asking before a
     /// row group is fetched. `has_split`: whether the chunk holds parts of traces that are also elsewhere.
     pub fn may_match(&self, chunk: &dyn Chunk, has_split: bool) -> bool {
-        (chunk.time_range().overlaps(&self.request.window) && self.plan.may_match(chunk))
+        let range = chunk.time_range();
+        // A trace that stands whole in the chunk starts no earlier than its first span.
+        let is_behind = |after: Place| range.start_unix_nanos <= after.start_unix_nanos();
+        (range.overlaps(&self.request.window) && self.request.after.is_none_or(is_behind) && self.plan.may_match(chunk))
             || (has_split && self.plan.part_may_match(chunk))
     }
 

@@ -246,6 +246,7 @@ impl<'p, 'c> Run<'p, 'c> {
             return Err(Error::Exhausted {
                 what: "join steps in one trace",
                 limit,
+                name: "query_join_steps_max",
             });
         }
         self.join_steps.set(spent);

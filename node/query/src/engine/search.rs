@@ -25,6 +25,8 @@ pub struct ChunkFinds {
     pub split: Vec<SplitCandidate>,
     /// What was looked at.
     pub inspected: Inspected,
+    /// Memory of the finds, held in the budget until whoever takes them gives it back.
+    pub held_bytes: usize,
 }
 
 /// A trace to be joined before it can be judged.
@@ -104,7 +106,8 @@ pub(crate) fn search_chunk(
             budget.check()?;
         }
         let place = Place::new(ctx.summary(*ordinal)?.start_unix_nanos, ctx.trace_id(*ordinal)?);
-        if !is_behind(place) && (covered || touches(&ctx, *ordinal, window)?) {
+        let is_answered = search.request.after.is_some_and(|after| place <= after);
+        if !is_answered && !is_behind(place) && (covered || touches(&ctx, *ordinal, window)?) {
             places.push((place, *ordinal));
         }
     }
@@ -125,6 +128,7 @@ pub(crate) fn search_chunk(
         }
     }
     finds.traces = materialise(search, &ctx, winners)?;
+    finds.held_bytes = finds.traces.iter().map(TraceMatch::held_bytes).sum();
     Ok(finds)
 }
 
@@ -231,7 +235,7 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
             spansets,
             services: count_services(run, service, is_error),
         };
-        ctx.budget.spend_bytes(found.held_bytes())?;
+        ctx.budget.hold(found.held_bytes())?;
         traces.push(found);
     }
     Ok(traces)

@@ -348,6 +348,7 @@ fn push(lines: &mut Vec<Line>, points: usize, line: Line) -> Result<()> {
         return Err(Error::Exhausted {
             what: "samples",
             limit: limits::SAMPLES_MAX as u64,
+            name: "query_samples_max",
         });
     }
     Ok(())

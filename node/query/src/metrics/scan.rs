@@ -4,6 +4,7 @@
 //! series of its group. Groups are small numbers until the end: dictionary ids where the field has a dictionary.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use model::column::{DictView, Rows, Values};
 use model::{SpanId, TraceId, Value};
@@ -16,14 +17,14 @@ use crate::ast::Function;
 use crate::budget::{BATCH, Budget};
 use crate::engine::context::{Context, Ints};
 use crate::engine::filter::filter;
-use crate::engine::physical::{dict_value, value_at};
+use crate::engine::physical::{Meaning, dict_value, row_values, value_at};
 use crate::engine::pipeline::Run;
 use crate::engine::read::{Group, Reader, Runner};
 use crate::engine::search::{Inspected, SplitCandidate};
 use crate::error::Result;
 use crate::field::{Field, Intrinsic, Name};
 use crate::rowset::RowSet;
-use crate::source::{Chunk, TimeRange};
+use crate::source::{Chunk, ColumnRef, TimeRange};
 use crate::value::Static;
 
 /// What one chunk contributes to a metrics query.
@@ -35,18 +36,39 @@ pub struct ChunkMetrics {
     pub split: Vec<SplitCandidate>,
     /// What was looked at.
     pub inspected: Inspected,
+    /// Memory of the partial answer, held in the budget until whoever takes it gives it back.
+    pub held_bytes: usize,
+}
+
+/// A span as the model tells spans apart: trace, id, kind.
+pub type SpanKey = (TraceId, SpanId, i64);
+
+/// Traces of a chunk that may also be elsewhere.
+pub struct Elsewhere<'a> {
+    /// Whether this one may be.
+    pub is_split: &'a dyn Fn(&TraceId) -> bool,
+    /// Whether this span of such a trace is seen for the first time, in whatever chunk. Each is asked about once per
+    /// chunk.
+    pub is_first: &'a dyn Fn(SpanKey) -> bool,
+}
+
+impl fmt::Debug for Elsewhere<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Elsewhere")
+    }
 }
 
 /// Measures the spans of one chunk.
 ///
-/// `is_split` says which traces are also elsewhere. If the plan needs whole traces they are not measured but named in
-/// [`ChunkMetrics::split`]; otherwise it is not asked.
+/// `elsewhere` tells of traces that are also in other chunks; None when no trace of this one is. If the plan needs whole
+/// traces those are not measured but named in [`ChunkMetrics::split`]; otherwise their spans count where they are seen
+/// first, because one span may stand in two chunks.
 ///
 /// Errors: as [`crate::search_chunk`].
 pub fn metrics_chunk(
     plan: &MetricsPlan,
     chunk: &dyn Chunk,
-    is_split: &dyn Fn(&TraceId) -> bool,
+    elsewhere: Option<&Elsewhere<'_>>,
     budget: &Budget,
 ) -> Result<ChunkMetrics> {
     let mut found = ChunkMetrics {
@@ -60,16 +82,23 @@ pub fn metrics_chunk(
     found.inspected.spans = ctx.rows as u64;
     // One answer must come from one look at a trace: if any pipeline joins it, all do.
     let needs_whole = plan.needs_whole_trace();
-    let in_time = rows_in_time(&ctx, plan)?;
+    let mut in_time = rows_in_time(&ctx, plan)?;
+    if let Some(elsewhere) = elsewhere.filter(|_| !needs_whole) {
+        in_time.remove_all(&seen_before(&ctx, elsewhere, &in_time)?);
+    }
+    let is_split = |trace: &TraceId| needs_whole && elsewhere.is_some_and(|elsewhere| (elsewhere.is_split)(trace));
     let mut split: BTreeMap<TraceId, u64> = BTreeMap::new();
     for (leg, partial) in plan.legs.iter().zip(&mut found.partial.legs) {
         let mut rows = match leg.spans.only_filter() {
             Some(predicate) if !needs_whole => filter(&ctx, predicate, &in_time)?,
             _ => {
                 let run = Run::new(&ctx, &leg.spans);
-                let none = |_: &TraceId| false;
-                let candidates = run.candidates(if needs_whole { is_split } else { &none })?;
+                let candidates = run.candidates(&is_split)?;
                 for ordinal in candidates.split {
+                    // Its spans inside the window are counted where they stand; a part without any has nothing to say.
+                    if !ctx.run(ordinal)?.iter().any(|row| in_time.contains(row)) {
+                        continue;
+                    }
                     split.insert(ctx.trace_id(ordinal)?, ctx.summary(ordinal)?.start_unix_nanos);
                 }
                 match run.only_filter_rows() {
@@ -83,7 +112,8 @@ pub fn metrics_chunk(
             measure(&ctx, plan, leg, &rows, partial)?;
         }
     }
-    budget.spend_bytes(found.partial.held_bytes())?;
+    found.held_bytes = found.partial.held_bytes();
+    budget.hold(found.held_bytes)?;
     found.split = split
         .into_iter()
         .map(|(trace_id, start_unix_nanos)| SplitCandidate {
@@ -92,6 +122,34 @@ pub fn metrics_chunk(
         })
         .collect();
     Ok(found)
+}
+
+/// Rows of `within` whose span was seen in another chunk before.
+fn seen_before(ctx: &Context<'_>, elsewhere: &Elsewhere<'_>, within: &RowSet) -> Result<RowSet> {
+    let traces = ctx.traces()?;
+    let split: Vec<bool> = traces.ids.iter().map(elsewhere.is_split).collect();
+    let mut seen = RowSet::empty(ctx.rows);
+    if !split.contains(&true) {
+        return Ok(seen);
+    }
+    let mut rows = RowSet::from_values(traces.ordinals, |ordinal| split[ordinal as usize]);
+    rows.keep_common(within);
+    let rows: Vec<u32> = rows.iter().collect();
+    let kinds = ctx.columns_at(&ColumnRef::Kind, &rows)?;
+    for (i, row) in rows.into_iter().enumerate() {
+        if i % BATCH == 0 {
+            ctx.budget.check()?;
+        }
+        let trace = traces.ids[traces.ordinals[row as usize] as usize];
+        let kind = match row_values(&kinds, row, Meaning::Plain) {
+            Static::Int(kind) => kind,
+            _ => 0,
+        };
+        if !(elsewhere.is_first)((trace, SpanId(ctx.span_id(row)?), kind)) {
+            seen.insert(row);
+        }
+    }
+    Ok(seen)
 }
 
 fn rows_in_time(ctx: &Context<'_>, plan: &MetricsPlan) -> Result<RowSet> {

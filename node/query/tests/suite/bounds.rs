@@ -25,6 +25,7 @@ fn request(limit: usize) -> SearchRequest {
         window: TimeRange::ALWAYS,
         limit,
         spans_per_spanset: 3,
+        after: None,
     }
 }
 
@@ -54,7 +55,7 @@ fn spans_looked_at_are_bounded() {
     assert_eq!(of(9).unwrap(), 1);
     let error = of(8).unwrap_err();
     assert_eq!(error.kind(), Kind::TooExpensive);
-    assert_eq!(error.to_string(), "query exceeds its limit of 8 spans");
+    assert_eq!(error.to_string(), "query exceeds query_spans_max: 8 spans");
 }
 
 #[test]
@@ -72,7 +73,8 @@ fn join_steps_are_bounded_per_trace() {
         of(19),
         Err(Error::Exhausted {
             what: "join steps in one trace",
-            limit: 19
+            limit: 19,
+            ..
         })
     ));
 }
@@ -83,7 +85,7 @@ fn answers_are_bounded() {
     assert_eq!(finds.traces[0].spansets[0].matched, 9);
     assert_eq!(finds.traces[0].spansets[0].spans.len(), 3);
     let budget = Budget::new(Limits {
-        bytes_max: 100,
+        memory_max: 100,
         ..Limits::default()
     });
     assert_eq!(search("{ }", chain(9), &budget).unwrap_err().kind(), Kind::TooExpensive);

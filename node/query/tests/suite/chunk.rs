@@ -44,6 +44,12 @@ impl MemoryChunk {
         }
     }
 
+    /// Trace and span of a row.
+    pub(crate) fn ids(&self, row: u32) -> (u8, u8) {
+        let span = &self.spans[row as usize];
+        (span.trace, span.id)
+    }
+
     /// Spans sorted by trace and depth first, as in a block.
     pub(crate) fn preorder(mut spans: Vec<Span>) -> MemoryChunk {
         spans.sort_by_key(|span| (span.trace, span.start, span.id));

@@ -354,9 +354,13 @@ proptest! {
             // by() without coalesce() before a spanset operator: refused on purpose.
             return Ok(());
         };
-        let request = SearchRequest { window, limit, spans_per_spanset };
+        let mut request = SearchRequest { window, limit, spans_per_spanset, after: None };
         let chunks = cut(&spans, &cuts);
         let expected = naive::search(&query, &request, &spans);
-        prop_assert_eq!(execute(&query, request, &chunks), expected, "{}", text);
+        prop_assert_eq!(&execute(&query, request, &chunks), &expected, "{}", text);
+        // The page behind it.
+        request.after = expected.last().map(TraceMatch::place);
+        let expected = naive::search(&query, &request, &spans);
+        prop_assert_eq!(execute(&query, request, &chunks), expected, "{} after {:?}", text, request.after);
     }
 }

@@ -7,7 +7,7 @@ use query::answer::{TopTraces, TraceMatch};
 use query::budget::Budget;
 use query::source::TimeRange;
 use query::value::Static;
-use query::{SearchPlan, SearchRequest, search_chunk};
+use query::{Levels, SearchPlan, SearchRequest, SpanPick, pick_spans, search_chunk};
 
 use crate::chunk::MemoryChunk;
 use crate::spans::read_spans;
@@ -104,6 +104,7 @@ fn request() -> SearchRequest {
         window: TimeRange::ALWAYS,
         limit: 20,
         spans_per_spanset: 0,
+        after: None,
     }
 }
 
@@ -127,6 +128,42 @@ fn searches() {
                 top.push(found);
             });
             describe(&top.into_vec())
+        });
+        assert_eq!(arrival, preorder, "{text}");
+        arrival
+    });
+}
+
+/// Input: levels above, levels below, a filter. Answer: the spans that are shown, by trace.
+#[test]
+fn picks() {
+    check_file("pick.txt", |data, text| {
+        let mut words = text.splitn(3, ' ');
+        let mut levels = || match words.next().unwrap() {
+            "all" => Levels::All,
+            number => Levels::UpTo(number.parse().unwrap()),
+        };
+        let (above, below) = (levels(), levels());
+        let query = match query::parse(words.next().unwrap()) {
+            Ok(query) => query,
+            Err(error) => return error.to_string(),
+        };
+        let pick = match SpanPick::new(&query, above, below) {
+            Ok(pick) => pick,
+            Err(error) => return error.to_string(),
+        };
+        let spans = read_spans(data);
+        let [arrival, preorder] = [MemoryChunk::arrival, MemoryChunk::preorder].map(|make| {
+            let chunk = make(spans.clone());
+            let rows = pick_spans(&pick, &chunk, &Budget::default()).unwrap();
+            let mut shown: Vec<(u8, u8)> = rows.iter().map(|row| chunk.ids(*row)).collect();
+            shown.sort_unstable();
+            let shown: Vec<String> = shown.iter().map(|(trace, span)| format!("{trace}.{span}")).collect();
+            if shown.is_empty() {
+                "nothing".to_owned()
+            } else {
+                shown.join(" ")
+            }
         });
         assert_eq!(arrival, preorder, "{text}");
         arrival

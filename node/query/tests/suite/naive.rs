@@ -93,6 +93,7 @@ pub(crate) fn search(query: &Query, request: &SearchRequest, spans: &[Span]) -> 
         })
         .collect();
     found.sort_by_key(TraceMatch::place);
+    found.retain(|found| request.after.is_none_or(|after| found.place() > after));
     found.truncate(request.limit);
     found
 }
