@@ -85,12 +85,20 @@ impl Weighter<BlockId, Arc<OpenBlock>> for ByBytes {
     }
 }
 
-/// What is known of a live table or spooled block against the blocks of the catalog.
-#[derive(Debug, Default)]
-struct Checked {
-    blocks: HashSet<BlockId>,
-    traces: usize,
-    split: HashSet<TraceId>,
+/// What is known of a live table or spooled block against the blocks of the catalog: per block how many of its traces
+/// were checked, and which of those may be in it too.
+type Checked = HashMap<BlockId, (usize, Vec<TraceId>)>;
+
+/// Two blocks, the smaller id first.
+type Pair = (BlockId, BlockId);
+
+/// Traces that two blocks may share.
+#[derive(Debug, Clone)]
+pub enum SharedTraces {
+    /// These.
+    Listed(Arc<[TraceId]>),
+    /// Any: one of the blocks has too many split traces to list.
+    Unknown,
 }
 
 /// See the module's documentation.
@@ -104,10 +112,15 @@ pub struct Blocks {
     listed: Mutex<HashMap<TenantId, Listed>>,
     /// Per part of a tail, by its address-free identity (group, first log index, tenant).
     checked: Mutex<HashMap<PartKey, Checked>>,
+    /// What two blocks share.
+    pairs: Mutex<HashMap<Pair, Arc<[TraceId]>>>,
 }
 
 /// Identity of a part of a shard's tail.
 pub type PartKey = (crate::catalog::GroupKey, model::LogIndex, TenantId);
+
+/// Pairs of blocks remembered at most, about 100 bytes each: 64 blocks inside a window against a thousand outside.
+const PAIRS_MAX: usize = 64 * 1024;
 
 /// Parts of tails remembered at most; a node has a few per shard and tenant.
 const CHECKED_MAX: usize = 4096;
@@ -129,6 +142,7 @@ impl Blocks {
             open: Cache::with_weighter((cache_bytes / (256 << 10)).max(64) as usize, cache_bytes, ByBytes),
             listed: Mutex::default(),
             checked: Mutex::default(),
+            pairs: Mutex::default(),
         })
     }
 
@@ -227,30 +241,61 @@ impl Blocks {
         set
     }
 
-    /// Adds to `split` the traces of a part of the tail that may also be in blocks of the catalog. `traces` are the part's,
+    /// Finds the traces of a part of the tail that may also be in blocks of the catalog, by block. `traces` are the part's,
     /// in the order they came, so that only new ones are checked again.
     pub fn check_part(
         &self,
         key: &PartKey,
         blocks: &[(BlockId, Arc<OpenBlock>)],
         traces: &[TraceId],
-        split: &mut HashSet<TraceId>,
+        homes: &mut HashMap<BlockId, Vec<TraceId>>,
     ) {
         let mut parts = self.checked.lock();
         if parts.len() >= CHECKED_MAX && !parts.contains_key(key) {
             parts.clear();
         }
         let checked = parts.entry(key.clone()).or_default();
-        let seen = checked.traces.min(traces.len());
+        if checked.len() > 2 * blocks.len() + 64 {
+            // Blocks that were merged away.
+            checked.retain(|id, _| blocks.iter().any(|(known, _)| known == id));
+        }
         for (id, block) in blocks {
             // A block that was checked before needs a look only at what came since.
-            let from = if checked.blocks.contains(id) { seen } else { 0 };
-            let fresh = traces.iter().skip(from).filter(|trace| block.may_contain_trace(trace));
-            checked.split.extend(fresh);
+            let (seen, found) = checked.entry(*id).or_default();
+            found.extend(traces.iter().skip(*seen).filter(|trace| block.may_contain_trace(trace)));
+            *seen = traces.len();
+            if !found.is_empty() {
+                homes.entry(*id).or_default().extend(found.iter().copied());
+            }
         }
-        checked.blocks = blocks.iter().map(|(id, _)| *id).collect();
-        checked.traces = traces.len();
-        split.extend(checked.split.iter().copied());
+    }
+
+    /// Traces that two blocks may share. Of two blocks that share a trace the one made later lists it, so that each is
+    /// asked for what the other lists. Remembered, as neither ever changes.
+    pub fn shared_traces(&self, one: (&BlockRecord, &OpenBlock), other: (&BlockRecord, &OpenBlock)) -> SharedTraces {
+        let (SplitTraces::Listed(of_one), SplitTraces::Listed(of_other)) = (&one.0.split_traces, &other.0.split_traces)
+        else {
+            return SharedTraces::Unknown;
+        };
+        let key = (one.0.id.min(other.0.id), one.0.id.max(other.0.id));
+        if let Some(known) = self.pairs.lock().get(&key) {
+            return SharedTraces::Listed(Arc::clone(known));
+        }
+        let held_by = |record: &BlockRecord, block: &OpenBlock, traces: &[TraceId]| -> Vec<TraceId> {
+            let held = |trace: &&TraceId| record.may_contain(trace) && block.may_contain_trace(trace);
+            traces.iter().filter(held).copied().collect()
+        };
+        let mut shared = held_by(other.0, other.1, of_one);
+        shared.extend(held_by(one.0, one.1, of_other));
+        shared.sort_unstable();
+        shared.dedup();
+        let shared: Arc<[TraceId]> = shared.into();
+        let mut pairs = self.pairs.lock();
+        if pairs.len() >= PAIRS_MAX {
+            pairs.clear();
+        }
+        pairs.insert(key, Arc::clone(&shared));
+        SharedTraces::Listed(shared)
     }
 
     /// Bytes of indexes and filters in memory.

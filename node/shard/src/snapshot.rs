@@ -7,9 +7,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use model::{BlockId, TenantId, TraceId};
 
-use crate::blocks::{Blocks, OpenBlock, PartKey};
+use crate::blocks::{Blocks, OpenBlock, PartKey, SharedTraces};
 use crate::catalog::{BlockRecord, CatalogView, SplitTraces};
 use crate::error::{Error, Result};
 use crate::head::{HeadChunk, StaleCatalog, Tail};
@@ -35,9 +36,51 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Default)]
 pub struct SplitSet {
     listed: Arc<HashSet<TraceId>>,
+    /// Of live and spooled spans.
     tail: HashSet<TraceId>,
+    /// Which of those may be in which block.
+    tail_homes: HashMap<BlockId, Vec<TraceId>>,
     /// Blocks whose record says that it could not list them.
     unlisted: HashSet<BlockId>,
+    /// Per block: traces whose spans may also stand elsewhere. Only known where that is asked.
+    suspects: HashMap<BlockId, Suspects>,
+}
+
+/// Traces of one block whose spans may also stand elsewhere.
+#[derive(Debug, Clone)]
+pub enum Suspects {
+    /// These.
+    Listed(HashSet<TraceId>),
+    /// Any.
+    All,
+}
+
+impl Default for Suspects {
+    fn default() -> Self {
+        Self::Listed(HashSet::new())
+    }
+}
+
+impl Suspects {
+    /// Adds what two blocks share.
+    pub(crate) fn add(&mut self, shared: &SharedTraces) {
+        match (&mut *self, shared) {
+            (Self::All, _) => {}
+            (Self::Listed(listed), SharedTraces::Listed(traces)) => listed.extend(traces.iter().copied()),
+            (Self::Listed(_), SharedTraces::Unknown) => *self = Self::All,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Listed(listed) if listed.is_empty())
+    }
+
+    fn contains(&self, trace: &TraceId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(listed) => listed.contains(trace),
+        }
+    }
 }
 
 impl SplitSet {
@@ -51,6 +94,40 @@ impl SplitSet {
     /// Whether there is no such trace at all.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty() && self.tail.is_empty() && self.unlisted.is_empty()
+    }
+
+    pub(crate) fn know_suspects(&mut self, suspects: HashMap<BlockId, Suspects>) {
+        self.suspects = suspects;
+    }
+
+    /// Whether spans of the trace may also stand elsewhere; for [`SplitSet::know_suspects`].
+    pub(crate) fn is_suspect(&self, trace: &TraceId, block: Option<BlockId>) -> bool {
+        match block {
+            None => self.tail.contains(trace),
+            Some(block) => self
+                .suspects
+                .get(&block)
+                .is_some_and(|suspects| suspects.contains(trace)),
+        }
+    }
+
+    /// Whether any trace of this row group may have spans that also stand elsewhere.
+    pub(crate) fn has_suspects(&self, block: Option<BlockId>, group: Option<(&OpenBlock, usize)>) -> bool {
+        let is_here =
+            |trace: &TraceId| group.is_none_or(|(open, group)| open.index().groups_of_trace(trace).contains(&group));
+        match block {
+            None => self.tail.iter().any(is_here),
+            Some(block) => match self.suspects.get(&block) {
+                None => false,
+                Some(Suspects::All) => true,
+                Some(Suspects::Listed(listed)) => listed.iter().any(is_here),
+            },
+        }
+    }
+
+    /// Traces of live and spooled spans that may also be in this block.
+    pub fn tail_traces_in(&self, block: BlockId) -> &[TraceId] {
+        self.tail_homes.get(&block).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -115,11 +192,15 @@ impl Snapshot {
         let mut set = SplitSet {
             listed: blocks.listed_splits(&self.view, &self.tenant),
             tail: HashSet::new(),
+            tail_homes: HashMap::new(),
+            suspects: HashMap::new(),
             unlisted: unlisted.map(|record| record.id).collect(),
         };
         for (shard, tail) in &self.tails {
-            self.tail_splits(shard, tail, blocks, open, &mut set.tail);
+            self.tail_splits(shard, tail, blocks, open, &mut set);
         }
+        let SplitSet { tail, tail_homes, .. } = &mut set;
+        tail.extend(tail_homes.values().flatten().copied());
         set
     }
 
@@ -129,8 +210,13 @@ impl Snapshot {
         tail: &Tail,
         blocks: &Blocks,
         open: &[(BlockId, Arc<OpenBlock>)],
-        split: &mut HashSet<TraceId>,
+        set: &mut SplitSet,
     ) {
+        let SplitSet {
+            tail: split,
+            tail_homes: homes,
+            ..
+        } = set;
         // Only parts of one shard can share traces: a trace is in one shard.
         let key = |from| -> PartKey { (shard.group(), from, self.tenant.clone()) };
         for (position, spooled) in tail.spooled.iter().enumerate() {
@@ -147,7 +233,7 @@ impl Snapshot {
                     .into_iter()
                     .flat_map(|section| &section.split_traces),
             );
-            blocks.check_part(&key(spooled.range().from), open, traces, split);
+            blocks.check_part(&key(spooled.range().from), open, traces, homes);
             for later in tail.spooled.iter().skip(position + 1) {
                 split.extend(traces.iter().filter(|trace| later.holds_trace(&self.tenant, trace)));
             }
@@ -158,7 +244,7 @@ impl Snapshot {
         }
         for (position, chunk) in tail.chunks.iter().enumerate() {
             let table = chunk.table();
-            blocks.check_part(&key(chunk.from()), open, table.traces(), split);
+            blocks.check_part(&key(chunk.from()), open, table.traces(), homes);
             for later in tail.chunks.iter().skip(position + 1) {
                 let later = later.table();
                 split.extend(table.traces().iter().filter(|trace| later.find_trace(trace).is_some()));

@@ -1,12 +1,22 @@
 //! One trace, whole: its pieces from every block and every tail, each span once.
+//!
+//! Blocks are read side by side, so that a trace in many takes no longer than the slowest of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use block::{Columns, SpanRows};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use model::{SpanTable, TraceId};
+use query::source::TimeRange;
 
 use crate::blocks::{Blocks, OpenBlock};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::snapshot::Snapshot;
+
+/// Blocks read at once for one trace.
+const READ_AT_ONCE: usize = 16;
 
 /// A trace brought together.
 #[derive(Debug, Default)]
@@ -15,6 +25,8 @@ pub struct WholeTrace {
     pub spans: SpanTable,
     /// Bytes read from blocks for it.
     pub inspected_bytes: u64,
+    /// Reads they took.
+    pub reads: u64,
     /// What could not be read, for people; empty when the trace is complete.
     pub missing: Vec<String>,
     /// Whether spans were left out because the trace is larger than asked for.
@@ -28,6 +40,8 @@ pub struct Places {
     pub blocks: bool,
     /// Live and spooled spans.
     pub recent: bool,
+    /// Only blocks that overlap it.
+    pub window: TimeRange,
 }
 
 impl Places {
@@ -35,6 +49,7 @@ impl Places {
     pub const ALL: Self = Self {
         blocks: true,
         recent: true,
+        window: TimeRange::ALWAYS,
     };
 }
 
@@ -48,6 +63,28 @@ pub async fn whole_trace(
     places: Places,
     bytes_max: u64,
 ) -> WholeTrace {
+    read(snapshot, blocks, &[trace], places, bytes_max).await
+}
+
+/// Brings several traces together in one table, whole.
+pub async fn whole_traces(snapshot: &Snapshot, blocks: &Arc<Blocks>, traces: &[TraceId]) -> WholeTrace {
+    read(snapshot, blocks, traces, Places::ALL, u64::MAX).await
+}
+
+/// What a block gave.
+struct Piece {
+    rows: Vec<SpanRows>,
+    bytes: u64,
+    reads: u64,
+}
+
+async fn read(
+    snapshot: &Snapshot,
+    blocks: &Arc<Blocks>,
+    traces: &[TraceId],
+    places: Places,
+    bytes_max: u64,
+) -> WholeTrace {
     let mut whole = WholeTrace {
         spans: SpanTable::new(),
         ..WholeTrace::default()
@@ -55,45 +92,76 @@ pub async fn whole_trace(
     if places.recent {
         for (_, chunk) in snapshot.chunks() {
             let table = chunk.table();
-            if let Some(found) = table.find_trace(&trace)
-                && let Err(error) = copy_live(&table, found, &mut whole, bytes_max)
-            {
-                whole.missing.push(format!("live spans: {error}"));
+            for found in traces.iter().filter_map(|trace| table.find_trace(trace)) {
+                if let Err(error) = copy_live(&table, found, &mut whole, bytes_max) {
+                    whole.missing.push(format!("live spans: {error}"));
+                }
             }
         }
+    }
+    let mut reading: Vec<BoxFuture<'_, Result<Piece, String>>> = Vec::new();
+    if places.recent {
         for spooled in snapshot.spooled() {
             let Some(section) = spooled.section_of(&snapshot.tenant) else {
                 continue;
             };
-            if !spooled.holds_trace(&snapshot.tenant, &trace) {
+            let held: Vec<TraceId> = traces
+                .iter()
+                .copied()
+                .filter(|trace| spooled.holds_trace(&snapshot.tenant, trace))
+                .collect();
+            if held.is_empty() {
                 continue;
             }
-            let read = async {
-                let open = blocks.open_spooled(spooled, section).await?;
-                copy_block(&open, trace, &mut whole, bytes_max).await
-            };
-            if let Err(error) = read.await {
-                whole
-                    .missing
-                    .push(format!("a block that waits for its upload: {}", chain(&error)));
-            }
+            reading.push(Box::pin(async move {
+                let read = async {
+                    let open = blocks.open_spooled(spooled, section).await?;
+                    read_block(&open, &held).await
+                };
+                read.await
+                    .map_err(|error| format!("a block that waits for its upload: {}", chain(&error)))
+            }));
         }
     }
     if places.blocks {
+        let TimeRange {
+            start_unix_nanos,
+            end_unix_nanos,
+        } = places.window;
         for record in snapshot.blocks() {
-            if !record.may_contain(&trace) {
+            if !record.overlaps(start_unix_nanos, end_unix_nanos) {
                 continue;
             }
-            let read = async {
-                let open = blocks.open(&snapshot.view, &record).await?;
-                if open.may_contain_trace(&trace) {
-                    copy_block(&open, trace, &mut whole, bytes_max).await?;
-                }
-                Ok::<_, Error>(())
-            };
-            if let Err(error) = read.await {
-                whole.missing.push(format!("block {}: {}", record.id, chain(&error)));
+            let held: Vec<TraceId> = traces
+                .iter()
+                .copied()
+                .filter(|trace| record.may_contain(trace))
+                .collect();
+            if held.is_empty() {
+                continue;
             }
+            reading.push(Box::pin(async move {
+                let read = async {
+                    let open = blocks.open(&snapshot.view, &record).await?;
+                    read_block(&open, &held).await
+                };
+                read.await
+                    .map_err(|error| format!("block {}: {}", record.id, chain(&error)))
+            }));
+        }
+    }
+    let mut pieces = std::pin::pin!(futures::stream::iter(reading).buffered(READ_AT_ONCE));
+    while let Some(piece) = pieces.next().await {
+        let copied = piece.and_then(|piece| {
+            whole.inspected_bytes += piece.bytes;
+            whole.reads += piece.reads;
+            copy_rows(&piece.rows, &mut whole, bytes_max).map_err(|error| chain(&error))
+        });
+        if let Err(reason) = copied {
+            whole.missing.push(reason);
+        }
+        if whole.is_cut {
+            break;
         }
     }
     whole
@@ -116,13 +184,33 @@ fn copy_live(table: &SpanTable, trace: u32, whole: &mut WholeTrace, bytes_max: u
     Ok(())
 }
 
-async fn copy_block(open: &OpenBlock, trace: TraceId, whole: &mut WholeTrace, bytes_max: u64) -> Result<()> {
-    for group in open.index().groups_of_trace(&trace) {
-        if let Some(fence) = open.index().fences().get(group) {
-            whole.inspected_bytes += fence.length;
+/// Traces of one block, one row group after the other: those of one row group share its read.
+async fn read_block(open: &OpenBlock, traces: &[TraceId]) -> Result<Piece> {
+    let mut piece = Piece {
+        rows: Vec::new(),
+        bytes: 0,
+        reads: 0,
+    };
+    let mut by_group: BTreeMap<usize, Vec<&TraceId>> = BTreeMap::new();
+    for trace in traces.iter().filter(|trace| open.may_contain_trace(trace)) {
+        for group in open.index().groups_of_trace(trace) {
+            by_group.entry(group).or_default().push(trace);
         }
     }
-    let pieces = open.block().trace(&trace).await?;
+    for (group, traces) in by_group {
+        let row_group = open.block().row_group(group, Columns::All).await?;
+        piece.bytes += row_group.bytes() as u64;
+        piece.reads += 1;
+        for trace in traces {
+            if let Some(rows) = row_group.trace_rows(trace)? {
+                piece.rows.push(row_group.spans(rows)?);
+            }
+        }
+    }
+    Ok(piece)
+}
+
+fn copy_rows(pieces: &[SpanRows], whole: &mut WholeTrace, bytes_max: u64) -> Result<()> {
     let mut span = Vec::new();
     for piece in pieces {
         let view = piece.view();

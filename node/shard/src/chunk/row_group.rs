@@ -5,18 +5,22 @@
 //! block, never on the async runtime's own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use block::{AttributeKey, Columns, Field, RowGroup};
+use futures::FutureExt as _;
 use model::column::{Column, ColumnCow, Dict, OwnedValues};
 use model::{Scope, TraceId, Value, ValueType};
 use parking_lot::Mutex;
+use query::budget::Budget;
 use query::source::{Chunk, ColumnRef, Preorder, TimeRange, TraceRows};
 use query::value::Static;
 
 use super::nested::{self, Nested, OwnerField, RawRows};
 use super::{SCOPE_NAME, SCOPE_VERSION, corrupt};
 use crate::blocks::OpenBlock;
+use crate::turns::Turn;
 
 /// Which trace each row belongs to, and the trees.
 #[derive(Debug)]
@@ -27,44 +31,86 @@ struct Traces {
     parent_distance: Vec<u32>,
 }
 
+/// How a chunk gets at its bytes.
+#[derive(Debug, Clone)]
+pub struct Fetching {
+    /// Drives the fetches.
+    pub runtime: tokio::runtime::Handle,
+    /// Given up while a fetch is waited for.
+    pub turn: Arc<Turn>,
+    /// Pays for the bytes, and for the memory of what is decoded.
+    pub budget: Budget,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct RowGroupChunk {
     block: Arc<OpenBlock>,
     group: usize,
-    runtime: tokio::runtime::Handle,
+    fetching: Fetching,
     traces: OnceLock<Traces>,
     columns: Mutex<BTreeMap<ColumnRef, Vec<Arc<Column>>>>,
-    fetched: std::sync::atomic::AtomicU64,
+    fetched: AtomicU64,
+    fetches: AtomicU64,
+    /// Memory counted in the budget.
+    held: AtomicUsize,
+}
+
+impl Drop for RowGroupChunk {
+    fn drop(&mut self) {
+        self.fetching.budget.release(*self.held.get_mut());
+    }
 }
 
 impl RowGroupChunk {
-    /// Row group `group` of a block's section. `runtime` drives the fetches.
-    pub fn new(block: Arc<OpenBlock>, group: usize, runtime: tokio::runtime::Handle) -> Self {
+    /// Row group `group` of a block's section.
+    pub fn new(block: Arc<OpenBlock>, group: usize, fetching: Fetching) -> Self {
         Self {
             block,
             group,
-            runtime,
+            fetching,
             traces: OnceLock::new(),
             columns: Mutex::default(),
-            fetched: std::sync::atomic::AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
+            fetches: AtomicU64::new(0),
+            held: AtomicUsize::new(0),
         }
     }
 
     /// Bytes fetched so far.
     pub fn fetched_bytes(&self) -> u64 {
-        self.fetched.load(std::sync::atomic::Ordering::Relaxed)
+        self.fetched.load(Ordering::Relaxed)
+    }
+
+    /// Reads so far.
+    pub fn fetches(&self) -> u64 {
+        self.fetches.load(Ordering::Relaxed)
     }
 
     fn fetch(&self, columns: &[usize]) -> query::Result<RowGroup> {
         let block = self.block.block();
-        let fetched = self
-            .runtime
-            .block_on(block.row_group(self.group, Columns::Some(columns)));
+        let mut reading = std::pin::pin!(block.row_group(self.group, Columns::Some(columns)));
+        let at_once = {
+            // What is at hand is not worth giving up the turn for.
+            let _guard = self.fetching.runtime.enter();
+            reading.as_mut().now_or_never()
+        };
+        let fetched = match at_once {
+            Some(fetched) => fetched,
+            None => self.fetching.turn.outside(|| self.fetching.runtime.block_on(reading)),
+        };
         let row_group = fetched.map_err(read_error)?;
-        self.fetched
-            .fetch_add(row_group.bytes() as u64, std::sync::atomic::Ordering::Relaxed);
+        let bytes = row_group.bytes();
+        self.fetched.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        self.fetching.budget.spend_bytes(bytes)?;
         Ok(row_group)
+    }
+
+    fn hold(&self, bytes: usize) -> query::Result<()> {
+        self.fetching.budget.hold(bytes)?;
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     fn fetch_fields(&self, fields: &[Field]) -> query::Result<RowGroup> {
@@ -268,6 +314,7 @@ impl Chunk for RowGroupChunk {
     fn traces(&self) -> query::Result<TraceRows<'_>> {
         if self.traces.get().is_none() {
             let loaded = self.load_traces()?;
+            self.hold(loaded.ids.len() * 16 + loaded.ordinals.len() * 12)?;
             // Another thread may have been faster; both read the same.
             let _ = self.traces.set(loaded);
         }
@@ -291,6 +338,7 @@ impl Chunk for RowGroupChunk {
             Some(columns) => columns,
             None => {
                 let read: Vec<Arc<Column>> = self.read(column)?.into_iter().map(Arc::new).collect();
+                self.hold(read.iter().map(|column| column.heap_bytes()).sum())?;
                 self.columns.lock().insert(column.clone(), read.clone());
                 read
             }

@@ -94,8 +94,8 @@ async fn a_block_that_is_gone_is_named_and_the_rest_is_answered() {
     // The block's index is cached since the flush looked for split traces: only its spans are missing.
     let answer = world.search("{}", query::source::TimeRange::ALWAYS).await;
     assert_eq!(answer.traces.len(), 1);
-    assert_eq!(answer.missing.len(), 1, "{:?}", answer.missing);
-    assert!(answer.jobs_done < answer.jobs);
+    assert_eq!(answer.looked.missing.len(), 1, "{:?}", answer.looked.missing);
+    assert!(answer.looked.jobs_done < answer.looked.jobs);
 }
 
 #[tokio::test(flavor = "multi_thread")]

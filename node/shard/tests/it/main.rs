@@ -8,4 +8,5 @@ extern crate vivace_shard as shard;
 
 mod cut_anywhere;
 mod faults;
+mod questions;
 mod world;

@@ -15,22 +15,28 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use prost::Message;
 use query::answer::TraceMatch;
+use query::budget::Budget;
+use query::metrics::{Intervals, MetricsPlan, MetricsRequest, SeriesSet};
 use query::source::TimeRange;
 use query::{SearchPlan, SearchRequest};
 use shard::blocks::Blocks;
 use shard::catalog::{Catalog, GroupKey, RingTime};
 use shard::command::ShardCommand;
+use shard::crew::Means;
 use shard::flush::Flusher;
+use shard::measure::{MetricsAnswer, measure};
 use shard::owner::{Appended, Shard, ShardOptions};
 use shard::port::LocalCatalog;
-use shard::search::{SearchAnswer, search};
+use shard::search::{SearchAnswer, SearchOnlooker, search};
 use shard::snapshot::Snapshot;
 use shard::store::Store;
 use shard::trace::{Places, whole_trace};
+use shard::turns::Turns;
 use wire::frame::{BatchHash, EntryBuilder};
 use wire::ingest::{IngestLimits, scan};
 
 pub(crate) const NOW: u64 = 1_700_000_000_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 
 pub(crate) fn group() -> GroupKey {
     GroupKey {
@@ -119,22 +125,65 @@ impl World {
         )
     }
 
+    pub(crate) fn means(&self, budget: Budget) -> Means {
+        Means {
+            blocks: Arc::clone(&self.blocks),
+            turns: Turns::new(2, Arc::new(ManualClock::at(NOW))),
+            threads: 3,
+            budget,
+        }
+    }
+
     pub(crate) async fn search(&self, query: &str, window: TimeRange) -> SearchAnswer {
         let request = SearchRequest {
             window,
             limit: 10,
             spans_per_spanset: 3,
+            after: None,
         };
+        self.ask(query, request, None).await
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        query: &str,
+        request: SearchRequest,
+        onlooker: Option<SearchOnlooker>,
+    ) -> SearchAnswer {
         let plan = Arc::new(SearchPlan::new(&query::parse(query).unwrap(), request).unwrap());
         let snapshot = self.snapshot().await;
-        search(snapshot, Arc::clone(&self.blocks), plan, Arc::default(), 2)
-            .await
-            .unwrap()
+        let means = self.means(Budget::default());
+        let answer = search(&snapshot, &plan, &means, onlooker).await.unwrap();
+        assert_eq!(
+            answer.looked.jobs_done,
+            answer.looked.jobs - answer.looked.missing.len() as u32
+        );
+        // What is left is the finds themselves.
+        let found: usize = answer.traces.iter().map(TraceMatch::held_bytes).sum();
+        assert_eq!(means.budget.held(), found as u64, "memory is given back");
+        answer
+    }
+
+    pub(crate) async fn measure(&self, query: &str, intervals: Intervals) -> (SeriesSet, MetricsAnswer) {
+        let request = MetricsRequest {
+            intervals,
+            exemplars: 5,
+        };
+        let plan = Arc::new(MetricsPlan::new(&query::parse(query).unwrap(), request).unwrap());
+        let snapshot = self.snapshot().await;
+        let means = self.means(Budget::default());
+        let answer = measure(&snapshot, &plan, &means, None).await.unwrap();
+        assert_eq!(
+            means.budget.held(),
+            answer.partial.held_bytes() as u64,
+            "memory is given back"
+        );
+        (answer.partial.finish(&plan).unwrap(), answer)
     }
 
     pub(crate) async fn find(&self, query: &str) -> Vec<TraceMatch> {
         let answer = self.search(query, TimeRange::ALWAYS).await;
-        assert_eq!(answer.missing, Vec::<String>::new());
+        assert_eq!(answer.looked.missing, Vec::<String>::new());
         answer.traces
     }
 

@@ -1,0 +1,255 @@
+//! Whose turn it is to compute: as many threads at once as there are CPUs, and tenants by what they have had.
+//!
+//! Owns [`Turns`]. A thread that looks at a chunk holds a [`Turn`]. It gives the turn up while it waits for the object
+//! store ([`Turn::outside`]), and lets others go first when it has had one for [`QUANTUM`] and somebody who has had less
+//! is waiting ([`Turn::breathe`]). So a storm of queries of one tenant leaves another tenant's query half of the CPUs,
+//! however many threads the storm brings.
+//!
+//! What always holds: no turn is free while somebody waits; among those who wait, the tenant that has computed least goes
+//! next, and within a tenant who came first. A tenant that was away starts level with the least of those present: it has
+//! saved up nothing and owes nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use model::{Clock, TenantId};
+use parking_lot::Mutex;
+
+/// How long a thread computes before it lets others go first. Far above the cost of a handover (some 10 µs), far below
+/// what a person notices.
+pub const QUANTUM: Duration = Duration::from_millis(2);
+
+/// See the module's documentation.
+pub struct Turns {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turns").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    free: usize,
+    /// Those that compute or wait. Few: as many as have queries under way.
+    present: HashMap<TenantId, Present>,
+    /// What the tenant that was served last had had by then.
+    level: u64,
+}
+
+#[derive(Default)]
+struct Present {
+    /// Nanoseconds computed, on the scale of [`State::level`].
+    had: u64,
+    computing: usize,
+    waiting: VecDeque<Arc<Waiter>>,
+}
+
+struct Waiter {
+    thread: Thread,
+    granted: AtomicBool,
+}
+
+impl Waiter {
+    fn wait(&self) {
+        while !self.granted.load(Ordering::Acquire) {
+            std::thread::park();
+        }
+    }
+}
+
+impl State {
+    fn present(&mut self, tenant: &TenantId) -> &mut Present {
+        if !self.present.contains_key(tenant) {
+            let least = self.present.values().map(|present| present.had).min();
+            let new = Present {
+                had: self.level.max(least.unwrap_or(0)),
+                ..Present::default()
+            };
+            self.present.insert(tenant.clone(), new);
+        }
+        self.present.entry(tenant.clone()).or_default()
+    }
+
+    /// The tenant that goes next.
+    fn next(&self) -> Option<&TenantId> {
+        let waiting = self.present.iter().filter(|(_, tenant)| !tenant.waiting.is_empty());
+        waiting.min_by_key(|(id, tenant)| (tenant.had, *id)).map(|(id, _)| id)
+    }
+
+    /// Somebody stops computing: the turn goes to whoever is next.
+    fn hand_over(&mut self, tenant: &TenantId, nanos: u64) {
+        if let Some(present) = self.present.get_mut(tenant) {
+            present.had = present.had.saturating_add(nanos);
+            present.computing -= 1;
+            if present.computing == 0 && present.waiting.is_empty() {
+                self.present.remove(tenant);
+            }
+        }
+        let Some(next) = self.next().cloned() else {
+            self.free += 1;
+            return;
+        };
+        if let Some(present) = self.present.get_mut(&next)
+            && let Some(waiter) = present.waiting.pop_front()
+        {
+            present.computing += 1;
+            self.level = self.level.max(present.had);
+            waiter.granted.store(true, Ordering::Release);
+            waiter.thread.unpark();
+        }
+    }
+}
+
+impl Turns {
+    /// Turns for `at_once` threads, at least one.
+    pub fn new(at_once: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let state = State {
+            free: at_once.max(1),
+            ..State::default()
+        };
+        Arc::new(Self {
+            clock,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// A thread's place among those of `tenant`; it does not compute yet.
+    pub fn of(self: &Arc<Self>, tenant: &TenantId) -> Arc<Turn> {
+        Arc::new(Turn {
+            turns: Arc::clone(self),
+            tenant: tenant.clone(),
+            since: AtomicU64::new(0),
+            is_held: AtomicBool::new(false),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
+        self.state
+            .lock()
+            .present
+            .values()
+            .map(|tenant| tenant.waiting.len())
+            .sum()
+    }
+}
+
+/// One thread's turn. Shared with the chunk the thread looks at, which gives it up while it fetches.
+pub struct Turn {
+    turns: Arc<Turns>,
+    tenant: TenantId,
+    /// When it was last taken or confirmed.
+    since: AtomicU64,
+    is_held: AtomicBool,
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turn")
+            .field("tenant", &self.tenant)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Turn {
+    /// Waits for the turn. Blocks the thread. Without effect when it is held.
+    pub fn take(&self) {
+        if self.is_held.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let waiter = {
+            let mut state = self.turns.state.lock();
+            if state.free > 0 {
+                state.free -= 1;
+                let present = state.present(&self.tenant);
+                present.computing += 1;
+                None
+            } else {
+                let waiter = Arc::new(Waiter {
+                    thread: std::thread::current(),
+                    granted: AtomicBool::new(false),
+                });
+                state.present(&self.tenant).waiting.push_back(Arc::clone(&waiter));
+                Some(waiter)
+            }
+        };
+        if let Some(waiter) = waiter {
+            waiter.wait();
+        }
+        self.since.store(self.turns.now(), Ordering::Relaxed);
+    }
+
+    /// Gives the turn back. Without effect when it is not held.
+    pub fn give_back(&self) {
+        if self.is_held.swap(false, Ordering::Relaxed) {
+            let nanos = self.turns.now().saturating_sub(self.since.load(Ordering::Relaxed));
+            self.turns.state.lock().hand_over(&self.tenant, nanos);
+        }
+    }
+
+    /// Does `work` without holding the turn, and takes it again if it was held.
+    pub fn outside<T>(&self, work: impl FnOnce() -> T) -> T {
+        if !self.is_held.load(Ordering::Relaxed) {
+            return work();
+        }
+        self.give_back();
+        let done = work();
+        self.take();
+        done
+    }
+
+    /// Lets others go first if it is time.
+    pub fn breathe(&self) {
+        let (now, since) = (self.turns.now(), self.since.load(Ordering::Relaxed));
+        let had = now.saturating_sub(since);
+        if u128::from(had) < QUANTUM.as_nanos() || !self.is_held.load(Ordering::Relaxed) {
+            return;
+        }
+        let waiter = {
+            let mut state = self.turns.state.lock();
+            let mine = state.present(&self.tenant);
+            mine.had = mine.had.saturating_add(had);
+            let mine = mine.had;
+            let goes_first = state
+                .next()
+                .and_then(|next| state.present.get(next))
+                .map(|next| next.had);
+            if goes_first.is_none_or(|theirs| theirs >= mine) {
+                drop(state);
+                self.since.store(now, Ordering::Relaxed);
+                return;
+            }
+            let waiter = Arc::new(Waiter {
+                thread: std::thread::current(),
+                granted: AtomicBool::new(false),
+            });
+            // Before the others of its tenant: it is in the middle of something.
+            state.present(&self.tenant).waiting.push_front(Arc::clone(&waiter));
+            state.hand_over(&self.tenant, 0);
+            waiter
+        };
+        waiter.wait();
+        self.since.store(self.turns.now(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+#[cfg(test)]
+mod tests;
