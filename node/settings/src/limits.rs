@@ -54,6 +54,16 @@ limits! {
         queries_concurrent_max: u32 = 20,
         /// Queries of this tenant that wait on one node before 429.
         queries_queued_max: u32 = 2_000,
+        /// Time one query of this tenant may take, if the kind of query is not given less; then 504.
+        query_time_max: Period = Period::minutes(1),
+        /// Bytes of blocks one query may read; above it 422.
+        query_bytes_max: ByteSize = ByteSize::gib(2),
+        /// Bytes of memory one query may hold at once; above it 422.
+        query_memory_max: ByteSize = ByteSize::mib(256),
+        /// Bytes of memory all queries of this tenant may hold at once on one node; above it 422.
+        queries_memory_max: ByteSize = ByteSize::mib(384),
+        /// Write trace ids in search answers as Tempo does, without leading zeros, instead of with all 32 digits.
+        trim_trace_ids: bool = false,
         /// Longest range (`end` - `start`) of a search.
         search_range_max: Period = Period::hours(168),
         /// Longest range of a metrics query.
@@ -126,6 +136,10 @@ impl Limits {
         problems.not_zero("attribute_value_bytes_max", self.attribute_value_bytes_max);
         problems.not_zero("attribute_key_bytes_max", self.attribute_key_bytes_max);
         problems.not_zero("tag_values_bytes_max", self.tag_values_bytes_max);
+        problems.at_least("query_time_max", self.query_time_max, Period::millis(10));
+        problems.at_least("query_bytes_max", self.query_bytes_max, ByteSize::mib(1));
+        problems.at_least("query_memory_max", self.query_memory_max, ByteSize::mib(1));
+        problems.at_least("queries_memory_max", self.queries_memory_max, ByteSize::mib(1));
         for (field, value) in [
             ("trace_spans_max", self.trace_spans_max),
             ("live_traces_max", self.live_traces_max),

@@ -13,7 +13,7 @@ section! {
     pub struct QuerySettings {
         /// Longest TraceQL text; above it 400.
         expression_bytes_max: ByteSize = ByteSize::kib(128),
-        /// Time one search, tag or tag value query may take; then 504 or what was found, marked PARTIAL.
+        /// Time one search may take; then 504.
         search_timeout: Period = Period::secs(30),
         /// Time one metrics query may take.
         metrics_timeout: Period = Period::minutes(1),
@@ -27,9 +27,7 @@ section! {
         search_limit: u32 = 20,
         /// `spss` of a search that names none, in spans per spanset.
         spans_per_spanset: u32 = 3,
-        /// Bytes of blocks that one query may read; then PARTIAL.
-        scan_bytes_max: ByteSize = ByteSize::gib(2),
-        /// Bytes of one answer; above it 422 or PARTIAL.
+        /// Bytes of one answer; above it 422.
         response_bytes_max: ByteSize = ByteSize::mib(50),
         /// Intervals of one metrics answer.
         metrics_intervals_max: u32 = 10_000,
@@ -59,7 +57,6 @@ impl QuerySettings {
             problems.between(field, timeout, Period::millis(10), Period::minutes(30));
         }
         problems.at_least("recent_window", self.recent_window, Period::minutes(1));
-        problems.at_least("scan_bytes_max", self.scan_bytes_max, ByteSize::mib(1));
         problems.at_least("response_bytes_max", self.response_bytes_max, ByteSize::kib(64));
         for (field, value) in [
             ("search_limit", self.search_limit),
