@@ -7,6 +7,7 @@
 //! answer that is not complete says so.
 
 mod answer;
+mod explain;
 mod gate;
 mod params;
 mod questions;
@@ -36,7 +37,10 @@ use crate::metrics::{Metrics, RequestLabels};
 use crate::querier::Querier;
 use crate::refusal::{Kind, Refusal};
 use crate::tenant::Tenancy;
-use answer::{Form, Spelled};
+use answer::{Form, Ids, Spelled};
+use explain::wants_explanation;
+use params::Shape;
+use questions::TraceApi;
 use route::Route;
 
 /// Bodies below this are not worth compressing.
@@ -192,7 +196,7 @@ impl Api {
             Route::StatusEndpoints => status::endpoints().into(),
             Route::StatusOverrides(tenant) => status::overrides(&self.limits.load(), tenant.as_deref())?.into(),
             Route::TraceV1(id) => {
-                let (answer, bytes_max) = self.trace_by_id(&id, headers, query).await?;
+                let (answer, bytes_max) = self.trace_by_id(TraceApi::First, &id, headers, query).await?;
                 if answer.is_cut {
                     let message = format!("trace exceeds max size (max bytes: {bytes_max})");
                     return Err(Refusal::new(Kind::AnswerTooLarge, message));
@@ -210,10 +214,12 @@ impl Api {
                 Answer { status, spelled }
             }
             Route::TraceV2(id) => {
-                let (answer, bytes_max) = self.trace_by_id(&id, headers, query).await?;
+                let (answer, bytes_max) = self.trace_by_id(TraceApi::Second, &id, headers, query).await?;
                 answer::trace_v2(&answer, bytes_max, form)?.into()
             }
-            Route::Search => answer::search(&self.search(headers, query).await?, form)?.into(),
+            Route::Search => self.search(headers, query, form).await?.into(),
+            Route::MetricsRange => self.metrics(Shape::Range, headers, query, form).await?.into(),
+            Route::MetricsInstant => self.metrics(Shape::Instant, headers, query, form).await?.into(),
             Route::Tags => {
                 let (answer, scope) = self.tags(headers, query).await?;
                 answer::tags_v1(&answer, scope == params::TagScope::Intrinsic, form)?.into()
@@ -229,6 +235,40 @@ impl Api {
                 answer::values_v2(&self.tag_values_v2(&name, headers, query).await?, form)?.into()
             }
         })
+    }
+
+    async fn search(&self, headers: &HeaderMap, query: Option<&str>, form: Form) -> Result<Spelled, Refusal> {
+        let (tenants, limits, params) = self.parse_search(headers, query)?;
+        let plan = self.plan_search(&params)?;
+        let begun = Instant::now();
+        let answer = self.run_search(tenants, &limits, Arc::clone(&plan), None).await?;
+        if wants_explanation(query)? {
+            return Ok(explain::search(&plan, &answer, begun.elapsed()));
+        }
+        answer::search(&answer, params.limit as usize, ids(&limits), form)
+    }
+
+    async fn metrics(
+        &self,
+        shape: Shape,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        form: Form,
+    ) -> Result<Spelled, Refusal> {
+        let (tenants, limits, params) = self.parse_metrics(shape, headers, query)?;
+        let plan = self.plan_metrics(&params)?;
+        let begun = Instant::now();
+        let series_max = params.series_max;
+        let answer = self
+            .run_metrics(tenants, &limits, Arc::clone(&plan), series_max, None)
+            .await?;
+        if wants_explanation(query)? {
+            return Ok(explain::metrics(&plan, &answer, begun.elapsed()));
+        }
+        match shape {
+            Shape::Range => answer::series::range(&answer, series_max, form),
+            Shape::Instant => answer::series::instant(&answer, series_max),
+        }
     }
 
     /// Bounds the answer, compresses it if the client wants and it is worth it.
@@ -260,6 +300,11 @@ impl Api {
         *response.headers_mut() = headers;
         response
     }
+}
+
+/// How this tenant wants trace ids.
+fn ids(limits: &settings::Limits) -> Ids {
+    if limits.trim_trace_ids { Ids::Trimmed } else { Ids::Full }
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {

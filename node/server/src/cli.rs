@@ -24,6 +24,8 @@ pub enum Command {
     Standalone(StandaloneArgs),
     /// Send generated traces to an OTLP receiver and measure it.
     Load(crate::load::LoadArgs),
+    /// Ask a node for traces, spans or metrics, and print the answer.
+    Query(crate::client::QueryArgs),
     /// Print the version.
     Version,
 }

@@ -19,6 +19,7 @@ fn main() -> anyhow::Result<()> {
             println!("vivace {} ({})", server::VERSION, server::REVISION);
             Ok(())
         }
+        Command::Query(args) => runtime()?.block_on(server::client::command(args, &mut std::io::stdout())),
         Command::Load(args) => runtime()?.block_on(server::load::command(args)),
         Command::Standalone(args) => {
             let settings = match args.settings() {

@@ -244,14 +244,14 @@ impl Node {
             stop,
             tasks,
         } = self;
-        let settings = Arc::clone(&common.settings);
+        let (settings, clock) = (Arc::clone(&common.settings), Arc::clone(&common.clock));
         let writer = Arc::new(writer::Writer {
             common,
             shards: shards.clone(),
             lanes,
             heads_max,
         });
-        let reader = reader::Reader::new(&settings, ring, shards, blocks);
+        let reader = reader::Reader::new(&settings, clock, ring, shards, blocks);
         let close = {
             let writer = Arc::clone(&writer);
             move || -> BoxFuture<'static, ()> {

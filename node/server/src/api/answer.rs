@@ -3,6 +3,10 @@
 //! Always holds: bodies have nothing that Tempo's do not (tempo-cli refuses unknown fields); what we have to say beyond
 //! that is in headers.
 
+pub(crate) mod series;
+
+use std::collections::BTreeMap;
+
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use model::{Scope, TraceId};
@@ -18,11 +22,14 @@ use wire::tempopb::{
     self, MetadataMetrics, PartialStatus, SearchMetrics, TraceByIdMetrics, TraceSearchMetadata, table,
 };
 
+use super::params::cursor_text;
 use crate::querier::{SearchAnswer, Stats, TagsAnswer, TraceAnswer, ValuesAnswer};
 use crate::refusal::{Kind, Refusal};
 
 /// Says why an answer is not complete, in the answers whose bodies have no place for it.
 pub(crate) const PARTIAL_HEADER: HeaderName = HeaderName::from_static("x-vivace-partial");
+/// Where the next page of a search begins: the value of the parameter `cursor`.
+pub(crate) const CURSOR_HEADER: HeaderName = HeaderName::from_static("x-vivace-cursor");
 /// Bytes of the header's value.
 const PARTIAL_BYTES_MAX: usize = 1024;
 /// Tempo's name for a root that has not arrived.
@@ -107,6 +114,9 @@ pub(crate) fn trace_v2(answer: &TraceAnswer, bytes_max: u64, form: Form) -> Resu
     if answer.is_cut {
         reasons.push(format!("trace exceeds max size (max bytes: {bytes_max})"));
     }
+    if answer.is_picked {
+        reasons.push("only the spans that q asks for are returned".to_owned());
+    }
     if !reasons.is_empty() {
         model::proto::write_varint_field(&mut message, 3, PartialStatus::Partial as u64);
         model::proto::write_bytes(&mut message, 4, reasons.join("; ").as_bytes());
@@ -114,23 +124,38 @@ pub(crate) fn trace_v2(answer: &TraceAnswer, bytes_max: u64, form: Form) -> Resu
     spell(&table::TRACE_BY_ID_RESPONSE, message, form, &answer.missing)
 }
 
-pub(crate) fn search(answer: &SearchAnswer, form: Form) -> Result<Spelled, Refusal> {
-    spell(
-        &table::SEARCH_RESPONSE,
-        search_message(answer).encode_to_vec(),
-        form,
-        &answer.missing,
-    )
+/// How trace ids are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ids {
+    /// All 32 digits.
+    Full,
+    /// Without leading zeros, as Tempo writes them.
+    Trimmed,
 }
 
-pub(crate) fn search_message(answer: &SearchAnswer) -> tempopb::SearchResponse {
+/// `limit` is that of the search: an answer with so many traces says where the next page begins.
+pub(crate) fn search(answer: &SearchAnswer, limit: usize, ids: Ids, form: Form) -> Result<Spelled, Refusal> {
+    let message = search_message(answer, ids).encode_to_vec();
+    let mut spelled = spell(&table::SEARCH_RESPONSE, message, form, &answer.missing)?;
+    let last = answer.traces.last().filter(|_| answer.traces.len() >= limit);
+    if let Some(value) = last.and_then(|last| HeaderValue::from_str(&cursor_text(last.place())).ok()) {
+        spelled.headers.insert(CURSOR_HEADER, value);
+    }
+    Ok(spelled)
+}
+
+pub(crate) fn search_message(answer: &SearchAnswer, ids: Ids) -> tempopb::SearchResponse {
     tempopb::SearchResponse {
-        traces: answer.traces.iter().map(trace_metadata).collect(),
+        traces: trace_messages(&answer.traces, ids),
         metrics: Some(search_metrics(&answer.stats)),
     }
 }
 
-fn search_metrics(stats: &Stats) -> SearchMetrics {
+pub(crate) fn trace_messages(traces: &[TraceMatch], ids: Ids) -> Vec<TraceSearchMetadata> {
+    traces.iter().map(|found| trace_metadata(found, ids)).collect()
+}
+
+pub(crate) fn search_metrics(stats: &Stats) -> SearchMetrics {
     SearchMetrics {
         inspected_traces: stats.inspected_traces,
         inspected_bytes: stats.inspected_bytes,
@@ -141,11 +166,23 @@ fn search_metrics(stats: &Stats) -> SearchMetrics {
         inspected_spans: stats.inspected_spans,
         backend_reads: stats.backend_reads,
         backend_bytes: stats.backend_bytes,
-        ..Default::default()
+        additional_metrics: additional_metrics(stats),
     }
 }
 
-fn metadata_metrics(stats: &Stats) -> MetadataMetrics {
+/// Tempo's open-ended map; its keys where we have the number.
+fn additional_metrics(stats: &Stats) -> BTreeMap<String, i64> {
+    [
+        ("rowGroupsInspected", stats.row_groups),
+        ("rowGroupsSkipped", stats.row_groups_skipped),
+    ]
+    .into_iter()
+    .filter(|(_, count)| *count > 0)
+    .map(|(key, count)| (key.to_owned(), i64::from(count)))
+    .collect()
+}
+
+pub(crate) fn metadata_metrics(stats: &Stats) -> MetadataMetrics {
     MetadataMetrics {
         inspected_bytes: stats.inspected_bytes,
         total_jobs: stats.jobs,
@@ -154,11 +191,11 @@ fn metadata_metrics(stats: &Stats) -> MetadataMetrics {
         total_block_bytes: stats.block_bytes,
         backend_reads: stats.backend_reads,
         backend_bytes: stats.backend_bytes,
-        ..Default::default()
+        additional_metrics: additional_metrics(stats),
     }
 }
 
-fn trace_metadata(found: &TraceMatch) -> TraceSearchMetadata {
+fn trace_metadata(found: &TraceMatch, ids: Ids) -> TraceSearchMetadata {
     let span_sets: Vec<_> = found.spansets.iter().map(span_set).collect();
     let (service, name) = match &found.root {
         Some(root) => (root.service.clone(), root.name.clone()),
@@ -169,7 +206,10 @@ fn trace_metadata(found: &TraceMatch) -> TraceSearchMetadata {
         error_count: stats.error_count,
     };
     TraceSearchMetadata {
-        trace_id: trimmed_hex(found.trace_id),
+        trace_id: match ids {
+            Ids::Full => found.trace_id.to_string(),
+            Ids::Trimmed => trimmed_hex(found.trace_id),
+        },
         root_service_name: service,
         root_trace_name: name,
         start_time_unix_nano: found.start_unix_nanos,
@@ -184,7 +224,7 @@ fn trace_metadata(found: &TraceMatch) -> TraceSearchMetadata {
     }
 }
 
-/// Trace ids in search answers have no leading zeros, which is what Tempo's own clients compare with.
+/// Without leading zeros, which is what Tempo's own clients compare with.
 fn trimmed_hex(id: TraceId) -> String {
     format!("{:x}", id.to_u128())
 }
@@ -217,7 +257,7 @@ fn attributes(pairs: &[(String, Static)]) -> Vec<KeyValue> {
         .collect()
 }
 
-fn any_value(value: &Static) -> Option<AnyValue> {
+pub(crate) fn any_value(value: &Static) -> Option<AnyValue> {
     let value = match value {
         Static::Nil => return None,
         Static::Int(int) => Value::IntValue(*int),

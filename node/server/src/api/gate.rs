@@ -1,103 +1,175 @@
 //! How many queries run at once, by tenant and in all.
 //!
-//! Owns [`Gate`]. A query waits for its tenant's turn first and for the node's second, so that one tenant's queue never
-//! stands before another's. Who would make a tenant's queue too long is told to come back later.
+//! Owns [`Gate`]. A turn goes to the waiting tenant that has the fewest queries running, and among those to the one that
+//! got a turn longest ago; within a tenant to who came first. So one tenant's queue never stands before another's, at its
+//! own limit or at the node's. Who would make a tenant's queue too long is told to come back later.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use model::TenantId;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
 use crate::refusal::{Kind, Refusal};
 
-/// Lanes beyond this many are tidied away when nobody uses them.
-const LANES_TIDY: usize = 1_000;
-
-/// Turns for queries.
-#[derive(Debug)]
+/// Turns for queries. Cheap to clone.
+#[derive(Debug, Clone)]
 pub(crate) struct Gate {
-    node: Arc<Semaphore>,
-    lanes: Mutex<HashMap<TenantId, Arc<Lane>>>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug)]
+struct State {
+    concurrent_max: usize,
+    running: usize,
+    /// Only tenants that have a query running or waiting.
+    lanes: HashMap<TenantId, Lane>,
+    /// Counts turns, to know who got one longest ago; also names who waits.
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
 struct Lane {
-    turns: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    concurrent_max: usize,
+    running: usize,
+    waiting: VecDeque<(u64, oneshot::Sender<Turn>)>,
+    served_at: u64,
 }
 
 /// A turn; given back on drop.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    _tenant: OwnedSemaphorePermit,
-    _node: OwnedSemaphorePermit,
+    gate: Gate,
+    tenant: TenantId,
 }
 
-/// Counts one who waits, until dropped, also when the client goes away meanwhile.
-struct Waiting<'a>(&'a Lane);
+impl Drop for Turn {
+    fn drop(&mut self) {
+        {
+            let mut state = self.gate.state.lock();
+            state.running -= 1;
+            if let Some(lane) = state.lanes.get_mut(&self.tenant) {
+                lane.running -= 1;
+            }
+            state.tidy(&self.tenant);
+        }
+        self.gate.admit();
+    }
+}
+
+/// One who waits, until dropped, also when the client goes away meanwhile.
+struct Waiting<'a> {
+    gate: &'a Gate,
+    tenant: &'a TenantId,
+    name: u64,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut state = self.gate.state.lock();
+        if let Some(lane) = state.lanes.get_mut(self.tenant) {
+            lane.waiting.retain(|(name, _)| *name != self.name);
+        }
+        state.tidy(self.tenant);
+    }
+}
+
+impl State {
+    /// The tenant whose turn is next.
+    fn next(&self) -> Option<TenantId> {
+        if self.running >= self.concurrent_max {
+            return None;
+        }
+        let may = |lane: &Lane| !lane.waiting.is_empty() && lane.running < lane.concurrent_max;
+        let next = self.lanes.iter().filter(|(_, lane)| may(lane));
+        next.min_by_key(|(_, lane)| (lane.running, lane.served_at))
+            .map(|(tenant, _)| tenant.clone())
+    }
+
+    fn tidy(&mut self, tenant: &TenantId) {
+        if self
+            .lanes
+            .get(tenant)
+            .is_some_and(|lane| lane.running == 0 && lane.waiting.is_empty())
+        {
+            self.lanes.remove(tenant);
+        }
     }
 }
 
 impl Gate {
     pub(crate) fn new(concurrent_max: u32) -> Self {
+        let state = State {
+            concurrent_max: concurrent_max as usize,
+            running: 0,
+            lanes: HashMap::new(),
+            clock: 0,
+        };
         Self {
-            node: Arc::new(Semaphore::new(concurrent_max as usize)),
-            lanes: Mutex::default(),
+            state: Arc::new(Mutex::new(state)),
         }
     }
 
     /// Waits for a turn of this tenant.
-    ///
-    /// A change of `concurrent` takes effect for a tenant once nobody of it is asking.
     pub(crate) async fn enter(&self, tenant: &TenantId, concurrent: u32, queued: u32) -> Result<Turn, Refusal> {
-        let lane = self.lane(tenant, concurrent);
-        let tenant_turn = match Arc::clone(&lane.turns).try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => {
-                let before = lane.waiting.fetch_add(1, Ordering::Relaxed);
-                let _waiting = Waiting(&lane);
-                if before >= queued as usize {
-                    return Err(Refusal::new(
-                        Kind::Throttled,
-                        "too many outstanding requests of this tenant",
-                    ));
-                }
-                Arc::clone(&lane.turns).acquire_owned().await.map_err(closed)?
+        let (mut granted, name) = {
+            let mut state = self.state.lock();
+            state.clock += 1;
+            let name = state.clock;
+            let has_room = state.running < state.concurrent_max;
+            let lane = state.lanes.entry(tenant.clone()).or_default();
+            lane.concurrent_max = concurrent as usize;
+            let waits = !has_room || lane.running >= lane.concurrent_max;
+            if waits && lane.waiting.len() >= queued as usize {
+                state.tidy(tenant);
+                return Err(Refusal::new(
+                    Kind::Throttled,
+                    "too many outstanding requests of this tenant (queries_queued_max)",
+                ));
             }
+            let (grant, granted) = oneshot::channel();
+            lane.waiting.push_back((name, grant));
+            (granted, name)
         };
-        let node_turn = Arc::clone(&self.node).acquire_owned().await.map_err(closed)?;
-        Ok(Turn {
-            _tenant: tenant_turn,
-            _node: node_turn,
-        })
+        self.admit();
+        // What was granted while nobody looked any more gives itself back.
+        let _waiting = Waiting {
+            gate: self,
+            tenant,
+            name,
+        };
+        (&mut granted)
+            .await
+            .map_err(|_| Refusal::new(Kind::Unavailable, "the node is stopping"))
     }
 
-    fn lane(&self, tenant: &TenantId, concurrent: u32) -> Arc<Lane> {
-        let mut lanes = self.lanes.lock();
-        if lanes.len() >= LANES_TIDY {
-            // A turn that is out keeps its semaphore alive, a waiting query its lane.
-            lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || Arc::strong_count(&lane.turns) > 1);
+    fn admit(&self) {
+        loop {
+            let (turn, grant) = {
+                let mut state = self.state.lock();
+                let Some(tenant) = state.next() else { return };
+                state.clock += 1;
+                let served_at = state.clock;
+                let Some(lane) = state.lanes.get_mut(&tenant) else {
+                    return;
+                };
+                let Some((_, grant)) = lane.waiting.pop_front() else {
+                    return;
+                };
+                lane.running += 1;
+                lane.served_at = served_at;
+                state.running += 1;
+                let turn = Turn {
+                    gate: self.clone(),
+                    tenant,
+                };
+                (turn, grant)
+            };
+            // Whoever went away leaves the turn to the next; it comes back and gives itself back when dropped.
+            drop(grant.send(turn));
         }
-        let new = || {
-            let turns = Arc::new(Semaphore::new(concurrent as usize));
-            Arc::new(Lane {
-                turns,
-                waiting: AtomicUsize::new(0),
-            })
-        };
-        Arc::clone(lanes.entry(tenant.clone()).or_insert_with(new))
     }
-}
-
-fn closed(_: tokio::sync::AcquireError) -> Refusal {
-    Refusal::new(Kind::Unavailable, "the node is stopping")
 }
 
 #[cfg(test)]
@@ -151,15 +223,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_storm_of_one_tenant_does_not_stand_before_another() {
+        let gate = Gate::new(2);
+        let (storm, other) = (TenantId::new("a").unwrap(), TenantId::new("b").unwrap());
+        let first = gate.enter(&storm, 20, 100).await.unwrap();
+        let _second = gate.enter(&storm, 20, 100).await.unwrap();
+        let mut waiting: Vec<_> = (0..50).map(|_| Box::pin(gate.enter(&storm, 20, 100))).collect();
+        for one in &mut waiting {
+            assert!(one.now_or_never().is_none());
+        }
+        let mut late = Box::pin(gate.enter(&other, 20, 100));
+        assert!((&mut late).now_or_never().is_none());
+        drop(first);
+        // The first turn that comes free is the other tenant's, although fifty were there before.
+        let late = late.await.unwrap();
+        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
+        drop(late);
+        assert!(waiting.remove(0).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_turn_granted_to_one_who_went_away_comes_back() {
+        let gate = Gate::new(1);
+        let tenant = TenantId::single();
+        let first = gate.enter(&tenant, 5, 5).await.unwrap();
+        let mut gone = Box::pin(gate.enter(&tenant, 5, 5));
+        assert!((&mut gone).now_or_never().is_none());
+        drop(first);
+        drop(gone);
+        assert!(gate.enter(&tenant, 5, 5).now_or_never().is_some());
+    }
+
+    #[tokio::test]
     async fn tenants_that_ask_no_more_are_forgotten() {
         let gate = Gate::new(10);
-        for number in 0..3 * LANES_TIDY {
-            drop(
-                gate.enter(&TenantId::new(&format!("t{number}")).unwrap(), 1, 1)
-                    .await
-                    .unwrap(),
-            );
+        for number in 0..100 {
+            let tenant = TenantId::new(&format!("t{number}")).unwrap();
+            let turn = gate.enter(&tenant, 1, 0).await.unwrap();
+            assert!(gate.enter(&tenant, 1, 0).await.is_err());
+            drop(turn);
         }
-        assert!(gate.lanes.lock().len() <= LANES_TIDY);
+        assert!(gate.state.lock().lanes.is_empty());
     }
 }

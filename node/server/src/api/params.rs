@@ -7,12 +7,20 @@
 //! - a search without `start` and `end` looks at live spans and at the last [`QuerySettings::recent_window`];
 //! - a parameter given twice, a broken percent escape or a NUL are refused instead of guessed at.
 
+mod metrics;
+mod pick;
+
+use model::TraceId;
+use query::answer::Place;
 use query::source::TimeRange;
 use settings::Limits;
 use settings::query::QuerySettings;
 
 use crate::querier::Places;
 use crate::refusal::{Kind, Refusal};
+
+pub(crate) use metrics::{MetricsParams, Shape, flag, parse_metrics};
+pub(crate) use pick::parse_pick;
 
 const NANOS: u64 = 1_000_000_000;
 /// Parameters of one request, and bytes of one value beyond which nothing sensible is meant.
@@ -34,6 +42,8 @@ pub(crate) struct SearchParams {
     pub(crate) window: TimeRange,
     pub(crate) limit: u32,
     pub(crate) spans_per_spanset: u32,
+    /// Where the page before this one ended.
+    pub(crate) after: Option<Place>,
 }
 
 /// A checked trace lookup.
@@ -41,6 +51,8 @@ pub(crate) struct SearchParams {
 pub(crate) struct TraceParams {
     pub(crate) window: Option<TimeRange>,
     pub(crate) places: Places,
+    /// Which spans of the trace; only the second API picks.
+    pub(crate) pick: Option<query::SpanPick>,
 }
 
 /// Which scopes a tags request asks for.
@@ -216,6 +228,7 @@ pub(crate) fn parse_trace(params: &Params, now_unix_nanos: u64) -> Result<TraceP
     Ok(TraceParams {
         window: params.window(now_unix_nanos)?.map(range),
         places,
+        pick: None,
     })
 }
 
@@ -260,6 +273,25 @@ pub(crate) fn parse_search(params: &Params, rules: &Rules<'_>) -> Result<SearchP
         window,
         limit,
         spans_per_spanset,
+        after: params.get("cursor").map(parse_cursor).transpose()?,
+    })
+}
+
+/// The place of the last trace of a page, as the header of its answer writes it: start in nanoseconds, trace id.
+pub(crate) fn cursor_text(place: Place) -> String {
+    format!("{}-{}", place.start_unix_nanos(), place.trace_id())
+}
+
+fn parse_cursor(text: &str) -> Result<Place, Refusal> {
+    let place = text.split_once('-').and_then(|(start, trace)| {
+        let trace = (trace.len() == 32).then(|| TraceId::parse_hex(trace)).flatten()?;
+        Some(Place::new(start.parse().ok()?, trace))
+    });
+    place.ok_or_else(|| {
+        refuse(format!(
+            "invalid cursor: {:?} did not come from a header of a search answer",
+            shown(text)
+        ))
     })
 }
 
@@ -325,7 +357,7 @@ fn limit_or_all(params: &Params) -> Result<usize, Refusal> {
 }
 
 /// Names that are parameters and can therefore not be tags of a search without `q` and `tags`.
-const RESERVED: [&str; 9] = [
+const RESERVED: [&str; 11] = [
     "tags",
     "q",
     "minDuration",
@@ -335,6 +367,8 @@ const RESERVED: [&str; 9] = [
     "end",
     "spss",
     "since",
+    "cursor",
+    "explain",
 ];
 
 /// A search by `tags=k=v k2=v2` and durations as TraceQL: each tag in any span of the trace, as a case-insensitive part.

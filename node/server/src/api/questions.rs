@@ -1,22 +1,39 @@
 //! From parameters to a question, and from its answer back: tenants, plans, turns and deadlines.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use model::TraceId;
 use query::field::{Field, Name};
+use query::metrics::MetricsPlan;
 use query::{SearchPlan, SearchRequest};
-use settings::Limits;
+use settings::{Limits, Period};
 
 use super::Api;
 use super::answer::fixed_values;
-use super::params::{self, NAMES_UNLIMITED, Params, Rules, SearchParams, TagScope, TagsParams, ValuesParams, refuse};
+use super::params::{
+    self, MetricsParams, NAMES_UNLIMITED, Params, Rules, SearchParams, Shape, TagScope, TagsParams, TraceParams,
+    ValuesParams, refuse,
+};
+use crate::preview::Watching;
 use crate::querier::{
-    SearchAnswer, SearchQuestion, TagsAnswer, TagsQuestion, Tenants, TraceAnswer, TraceQuestion, ValuesAnswer,
-    ValuesQuestion,
+    Allowance, MetricsAnswer, MetricsQuestion, SearchAnswer, SearchQuestion, TagsAnswer, TagsQuestion, Tenants,
+    TraceAnswer, TraceQuestion, ValuesAnswer, ValuesQuestion,
 };
 use crate::refusal::{Kind, Refusal};
+
+/// Which of Tempo's trace APIs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TraceApi {
+    First,
+    Second,
+}
+
+/// How long a query may take, and which limit says so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TimeMax(&'static str, Duration);
 
 impl From<query::Error> for Refusal {
     fn from(error: query::Error) -> Self {
@@ -35,6 +52,7 @@ impl Api {
     /// The trace and the size beyond which it was cut.
     pub(super) async fn trace_by_id(
         &self,
+        api: TraceApi,
         id: &str,
         headers: &HeaderMap,
         query: Option<&str>,
@@ -43,50 +61,110 @@ impl Api {
         let limits = self.limits_of(&tenants);
         let trace_id = TraceId::parse_hex(id)
             .ok_or_else(|| refuse("trace IDs can only contain hex characters: 1 to 32 of 0-9 and a-f"))?;
-        let params = params::parse_trace(&Params::parse(query)?, self.clock.unix_nanos())?;
+        let pairs = Params::parse(query)?;
+        let mut params = params::parse_trace(&pairs, self.clock.unix_nanos())?;
+        if api == TraceApi::Second {
+            params.pick = params::parse_pick(&pairs, &self.rules(&limits))?;
+        }
         let bytes_max = limits.trace_bytes_max.bytes();
+        let answer = self.run_trace(tenants, &limits, trace_id, params).await?;
+        Ok((answer, bytes_max))
+    }
+
+    pub(super) async fn run_trace(
+        &self,
+        tenants: Tenants,
+        limits: &Limits,
+        trace_id: TraceId,
+        params: TraceParams,
+    ) -> Result<TraceAnswer, Refusal> {
         let question = TraceQuestion {
             tenants: tenants.clone(),
             trace_id,
             window: params.window,
             places: params.places,
-            bytes_max,
+            bytes_max: limits.trace_bytes_max.bytes(),
+            pick: params.pick,
         };
-        let timeout = self.settings.query.trace_timeout.duration();
-        let answer = self
-            .in_turn(&tenants, &limits, timeout, self.querier.trace_by_id(question))
-            .await?;
-        Ok((answer, bytes_max))
+        let time = self.time("query.trace_timeout", self.settings.query.trace_timeout, limits);
+        self.in_turn(&tenants, limits, time, self.querier.trace_by_id(question))
+            .await
     }
 
-    pub(super) async fn search(&self, headers: &HeaderMap, query: Option<&str>) -> Result<SearchAnswer, Refusal> {
+    pub(super) fn parse_search(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<(Tenants, Limits, SearchParams), Refusal> {
         let tenants = self.tenancy.of_read(headers)?;
         let limits = self.limits_of(&tenants);
         let params = params::parse_search(&Params::parse(query)?, &self.rules(&limits))?;
-        self.run_search(tenants, &limits, params).await
+        Ok((tenants, limits, params))
+    }
+
+    pub(super) fn plan_search(&self, params: &SearchParams) -> Result<Arc<SearchPlan>, Refusal> {
+        let request = SearchRequest {
+            window: params.window,
+            limit: params.limit as usize,
+            spans_per_spanset: params.spans_per_spanset as usize,
+            after: params.after,
+        };
+        let plan = query::parse(&params.query).and_then(|query| SearchPlan::new(&query, request));
+        let plan = plan.map_err(|error| refuse(format!("invalid TraceQL query: {error}")))?;
+        Ok(Arc::new(plan))
     }
 
     pub(super) async fn run_search(
         &self,
         tenants: Tenants,
         limits: &Limits,
-        params: SearchParams,
+        plan: Arc<SearchPlan>,
+        watching: Watching<SearchAnswer>,
     ) -> Result<SearchAnswer, Refusal> {
-        let request = SearchRequest {
-            window: params.window,
-            limit: params.limit as usize,
-            spans_per_spanset: params.spans_per_spanset as usize,
-        };
-        let plan = query::parse(&params.query).and_then(|query| SearchPlan::new(&query, request));
-        let plan = plan
-            .map_err(|error| refuse(format!("invalid TraceQL query: {error}")))?
-            .into();
         let question = SearchQuestion {
             tenants: tenants.clone(),
+            allowance: Allowance::of(limits),
             plan,
         };
-        let timeout = self.settings.query.search_timeout.duration();
-        self.in_turn(&tenants, limits, timeout, self.querier.search(question))
+        let time = self.time("query.search_timeout", self.settings.query.search_timeout, limits);
+        self.in_turn(&tenants, limits, time, self.querier.search(question, watching))
+            .await
+    }
+
+    pub(super) fn parse_metrics(
+        &self,
+        shape: Shape,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<(Tenants, Limits, MetricsParams), Refusal> {
+        let tenants = self.tenancy.of_read(headers)?;
+        let limits = self.limits_of(&tenants);
+        let params = params::parse_metrics(&Params::parse(query)?, shape, &self.rules(&limits))?;
+        Ok((tenants, limits, params))
+    }
+
+    pub(super) fn plan_metrics(&self, params: &MetricsParams) -> Result<Arc<MetricsPlan>, Refusal> {
+        let plan = query::parse(&params.query).and_then(|query| MetricsPlan::new(&query, params.request));
+        let plan = plan.map_err(|error| refuse(format!("invalid TraceQL query: {error}")))?;
+        Ok(Arc::new(plan))
+    }
+
+    pub(super) async fn run_metrics(
+        &self,
+        tenants: Tenants,
+        limits: &Limits,
+        plan: Arc<MetricsPlan>,
+        series_max: u32,
+        watching: Watching<MetricsAnswer>,
+    ) -> Result<MetricsAnswer, Refusal> {
+        let question = MetricsQuestion {
+            tenants: tenants.clone(),
+            allowance: Allowance::of(limits),
+            plan,
+            series_max: series_max as usize,
+        };
+        let time = self.time("query.metrics_timeout", self.settings.query.metrics_timeout, limits);
+        self.in_turn(&tenants, limits, time, self.querier.metrics(question, watching))
             .await
     }
 
@@ -99,7 +177,7 @@ impl Api {
         let limits = self.limits_of(&tenants);
         let params = params::parse_tags(&Params::parse(query)?, &self.rules(&limits))?;
         let scope = params.scope;
-        Ok((self.run_tags(tenants, &limits, params).await?, scope))
+        Ok((self.run_tags(tenants, &limits, params, None).await?, scope))
     }
 
     pub(super) async fn run_tags(
@@ -107,6 +185,7 @@ impl Api {
         tenants: Tenants,
         limits: &Limits,
         params: TagsParams,
+        watching: Watching<TagsAnswer>,
     ) -> Result<TagsAnswer, Refusal> {
         let scope = match params.scope {
             // Intrinsics are the same everywhere: nobody needs to be asked.
@@ -116,13 +195,15 @@ impl Api {
         };
         let question = TagsQuestion {
             tenants: tenants.clone(),
+            allowance: Allowance::of(limits),
             scope,
             filter: query::parse_lenient(&params.query),
             window: params.window,
             names_max: params.names_max,
+            time_max: self.settings.query.tag_timeout.duration(),
         };
-        let timeout = self.settings.query.search_timeout.duration();
-        self.in_turn(&tenants, limits, timeout, self.querier.tags(question))
+        let time = self.time("query.search_timeout", self.settings.query.search_timeout, limits);
+        self.in_turn(&tenants, limits, time, self.querier.tags(question, watching))
             .await
     }
 
@@ -154,7 +235,7 @@ impl Api {
         let tenants = self.tenancy.of_read(headers)?;
         let limits = self.limits_of(&tenants);
         let params = params::parse_values(&Params::parse(query)?, &self.rules(&limits))?;
-        self.run_values(tenants, &limits, field, params).await
+        self.run_values(tenants, &limits, field, params, None).await
     }
 
     pub(super) async fn run_values(
@@ -163,6 +244,7 @@ impl Api {
         limits: &Limits,
         field: Field,
         params: ValuesParams,
+        watching: Watching<ValuesAnswer>,
     ) -> Result<ValuesAnswer, Refusal> {
         if let Name::Intrinsic(which, _) = field.name
             && let Some(mut values) = fixed_values(which)
@@ -175,23 +257,35 @@ impl Api {
         }
         let question = ValuesQuestion {
             tenants: tenants.clone(),
+            allowance: Allowance::of(limits),
             field,
             filter: query::parse_lenient(&params.query),
             window: params.window,
             values_max: params.values_max,
             bytes_max: limits.tag_values_bytes_max.as_usize(),
+            time_max: self.settings.query.tag_timeout.duration(),
         };
-        let timeout = self.settings.query.search_timeout.duration();
-        self.in_turn(&tenants, limits, timeout, self.querier.tag_values(question))
+        let time = self.time("query.search_timeout", self.settings.query.search_timeout, limits);
+        self.in_turn(&tenants, limits, time, self.querier.tag_values(question, watching))
             .await
     }
 
-    /// Waits for a turn and then for the answer, both within the deadline.
+    /// The shorter of what this kind of query and what this tenant is given, with the name of that limit.
+    pub(super) fn time(&self, name: &'static str, given: Period, limits: &Limits) -> TimeMax {
+        let (given, tenant) = (given.duration(), limits.query_time_max.duration());
+        if tenant < given {
+            TimeMax("query_time_max", tenant)
+        } else {
+            TimeMax(name, given)
+        }
+    }
+
+    /// Waits for a turn and then for the answer, both within the time.
     async fn in_turn<T>(
         &self,
         tenants: &Tenants,
         limits: &Limits,
-        timeout: Duration,
+        TimeMax(name, time): TimeMax,
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
         let Some(tenant) = tenants.first() else {
@@ -204,9 +298,9 @@ impl Api {
                 .await?;
             work.await
         };
-        tokio::time::timeout(timeout, served)
+        tokio::time::timeout(time, served)
             .await
-            .unwrap_or_else(|_| Err(Refusal::new(Kind::TimedOut, format!("no answer within {timeout:?}"))))
+            .unwrap_or_else(|_| Err(Refusal::new(Kind::TimedOut, format!("query exceeds {name}: {time:?}"))))
     }
 
     /// A federated read has the limits of its first tenant.

@@ -3,38 +3,54 @@
 //! Each question takes one snapshot per tenant: the catalog first, then the tails above it, so that nothing is missed or
 //! doubled. A dropped question cancels its budget, which stops its threads within a few thousand rows.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use futures::future::BoxFuture;
-use model::TenantId;
-use query::SearchPlan;
+use model::{Clock, TenantId};
+use parking_lot::Mutex;
 use query::answer::TopTraces;
-use query::budget::{Budget, Limits};
+use query::budget::{Budget, Limits, SharedMemory};
+use query::metrics::MetricsPartial;
+use query::source::TimeRange;
 use settings::NodeSettings;
 use shard::blocks::Blocks;
+use shard::chunk::TableChunk;
+use shard::crew::{Looked, Means, Onlooker};
 use shard::owner::Shard;
 use shard::snapshot::Snapshot;
+use shard::turns::Turns;
 use wire::assemble::TraceAssembler;
 use wire::frame::Blob;
 
 use super::ring::RingPort;
+use crate::preview::{Preview, Watching};
 use crate::querier::{
-    Places, Querier, SearchAnswer, SearchQuestion, Stats, TagsAnswer, TagsQuestion, TraceAnswer, TraceQuestion,
-    ValuesAnswer, ValuesQuestion,
+    Allowance, MetricsAnswer, MetricsQuestion, Places, Querier, SearchAnswer, SearchQuestion, Stats, TagsAnswer,
+    TagsQuestion, TraceAnswer, TraceQuestion, ValuesAnswer, ValuesQuestion,
 };
 use crate::refusal::{Kind, Refusal};
+
+/// Threads of one question per CPU: most of them wait for the object store, whose answers take tens of milliseconds.
+const THREADS_PER_CPU: usize = 4;
+/// Threads of one question at most.
+const THREADS_MAX: usize = 32;
+/// Tenants whose memory is remembered although none of their questions runs.
+const MEMORIES_TIDY: usize = 1_000;
 
 /// The way out.
 pub(super) struct Reader {
     ring: Arc<RingPort>,
     shards: Vec<Arc<Shard>>,
     pub(super) blocks: Arc<Blocks>,
-    scan_bytes_max: u64,
-    workers: usize,
+    turns: Arc<Turns>,
+    threads: usize,
+    memory: Arc<SharedMemory>,
+    memories: Mutex<HashMap<TenantId, Weak<SharedMemory>>>,
 }
 
 /// Stops the threads of a question that nobody waits for any more.
-pub(super) struct CancelOnDrop(Arc<Budget>);
+pub(super) struct CancelOnDrop(Budget);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -45,17 +61,21 @@ impl Drop for CancelOnDrop {
 impl Reader {
     pub(super) fn new(
         settings: &NodeSettings,
+        clock: Arc<dyn Clock>,
         ring: Arc<RingPort>,
         shards: Vec<Arc<Shard>>,
         blocks: Arc<Blocks>,
     ) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = settings.query.threads.map_or(cpus, |threads| threads as usize);
         Self {
             ring,
             shards,
             blocks,
-            scan_bytes_max: settings.query.scan_bytes_max.bytes(),
-            workers: settings.query.threads.map_or(cpus, |threads| threads as usize),
+            turns: Turns::new(at_once, clock),
+            threads: (at_once * THREADS_PER_CPU).min(THREADS_MAX),
+            memory: Arc::new(SharedMemory::new(settings.memory.queries.bytes(), "memory.queries")),
+            memories: Mutex::default(),
         }
     }
 
@@ -63,104 +83,268 @@ impl Reader {
         Ok(Arc::new(Snapshot::take(&*self.ring, &self.shards, tenant).await?))
     }
 
-    /// What a question may cost, and what stops it when it is dropped.
-    pub(super) fn budget(&self) -> (Arc<Budget>, CancelOnDrop) {
-        let budget = Arc::new(Budget::new(Limits {
-            bytes_max: self.scan_bytes_max,
-            ..Limits::default()
-        }));
-        let cancel = CancelOnDrop(Arc::clone(&budget));
-        (budget, cancel)
-    }
-
-    /// Threads one question may use.
-    pub(super) fn workers(&self) -> usize {
-        self.workers
-    }
-
-    pub(super) async fn run_search(
+    /// What a question may use, and what stops it when it is dropped. What federated tenants hold counts for the first.
+    pub(super) fn means(
         &self,
         tenants: &[TenantId],
-        plan: &Arc<SearchPlan>,
+        allowance: Allowance,
+        series_max: Option<usize>,
+    ) -> (Means, CancelOnDrop) {
+        let defaults = Limits::default();
+        let limits = Limits {
+            bytes_max: allowance.bytes_max,
+            memory_max: allowance.memory_max,
+            series_max: series_max.unwrap_or(defaults.series_max),
+            ..defaults
+        };
+        let mut shared = vec![Arc::clone(&self.memory)];
+        shared.extend(
+            tenants
+                .first()
+                .map(|tenant| self.tenant_memory(tenant, allowance.tenant_memory_max)),
+        );
+        let budget = Budget::sharing(limits, shared);
+        let cancel = CancelOnDrop(budget.clone());
+        let means = Means {
+            blocks: Arc::clone(&self.blocks),
+            turns: Arc::clone(&self.turns),
+            threads: self.threads,
+            budget,
+        };
+        (means, cancel)
+    }
+
+    fn tenant_memory(&self, tenant: &TenantId, limit: u64) -> Arc<SharedMemory> {
+        let mut memories = self.memories.lock();
+        if memories.len() >= MEMORIES_TIDY {
+            memories.retain(|_, memory| memory.strong_count() > 0);
+        }
+        let known = memories.get(tenant).and_then(Weak::upgrade);
+        let memory = known.unwrap_or_else(|| Arc::new(SharedMemory::new(limit, "queries_memory_max")));
+        memory.set_limit(limit);
+        memories.insert(tenant.clone(), Arc::downgrade(&memory));
+        memory
+    }
+
+    async fn run_search(
+        &self,
+        question: SearchQuestion,
+        watching: Watching<SearchAnswer>,
     ) -> Result<SearchAnswer, Refusal> {
-        let (budget, _cancel) = self.budget();
-        let mut top = TopTraces::new(plan.request().limit);
+        let (means, _cancel) = self.means(&question.tenants, question.allowance, None);
+        let mut top = TopTraces::new(question.plan.request().limit);
         let mut answer = SearchAnswer::default();
-        for tenant in tenants {
+        // What one tenant shows as the newest could be pushed out by the next one's.
+        let onlooker = watching
+            .filter(|_| question.tenants.len() == 1)
+            .map(|preview| preview as _);
+        for tenant in question.tenants.iter() {
             let snapshot = self.snapshot(tenant).await?;
-            let (blocks, plan, budget) = (Arc::clone(&self.blocks), Arc::clone(plan), Arc::clone(&budget));
-            let found = shard::search::search(snapshot, blocks, plan, budget, self.workers).await?;
+            let found = shard::search::search(&snapshot, &question.plan, &means, Option::clone(&onlooker)).await?;
             for trace in found.traces {
                 top.push(trace);
             }
-            let stats = &mut answer.stats;
-            stats.inspected_bytes += found.inspected_bytes;
-            stats.inspected_spans += found.inspected.spans;
-            stats.inspected_traces = stats
-                .inspected_traces
-                .saturating_add(u32::try_from(found.inspected.traces).unwrap_or(u32::MAX));
-            stats.blocks += found.blocks;
-            stats.block_bytes += found.block_bytes;
-            stats.jobs += found.jobs;
-            stats.jobs_done += found.jobs_done;
-            answer.missing.extend(found.missing);
+            answer.take(found.looked);
         }
+        answer.stats.memory_bytes = means.budget.held_most();
         answer.traces = top.into_vec();
+        Ok(answer)
+    }
+
+    async fn run_metrics(
+        &self,
+        question: MetricsQuestion,
+        watching: Watching<MetricsAnswer>,
+    ) -> Result<MetricsAnswer, Refusal> {
+        let (means, _cancel) = self.means(&question.tenants, question.allowance, Some(question.series_max));
+        let mut sums = MetricsPartial::new(&question.plan);
+        let mut looked = Looked::default();
+        let watcher = watching
+            .filter(|_| question.tenants.len() == 1)
+            .map(|preview| MetricsWatcher {
+                preview,
+                plan: Arc::clone(&question.plan),
+            });
+        let onlooker = watcher.map(|watcher| Arc::new(watcher) as _);
+        for tenant in question.tenants.iter() {
+            let snapshot = self.snapshot(tenant).await?;
+            let found = shard::measure::measure(&snapshot, &question.plan, &means, Option::clone(&onlooker)).await?;
+            sums.merge(found.partial, question.series_max);
+            looked.add(found.looked);
+        }
+        let memory_bytes = means.budget.held_most();
+        // Thousands of series make this some milliseconds of work.
+        let finishing = tokio::task::spawn_blocking(move || finish(&sums, &question.plan, looked, None));
+        let mut answer = finishing
+            .await
+            .map_err(|_| Refusal::new(Kind::Internal, "finishing a metrics query was lost"))??;
+        answer.stats.memory_bytes = memory_bytes;
         Ok(answer)
     }
 
     async fn read_trace(&self, question: TraceQuestion) -> Result<TraceAnswer, Refusal> {
         let mut answer = TraceAnswer::default();
-        let bytes_max = usize::try_from(question.bytes_max).unwrap_or(usize::MAX);
-        let mut assembler = TraceAssembler::new(bytes_max);
+        let places = shard::trace::Places {
+            blocks: question.places != Places::Recent,
+            recent: question.places != Places::Blocks,
+            window: question.window.unwrap_or(TimeRange::ALWAYS),
+        };
+        let mut found = Vec::new();
         for tenant in question.tenants.iter() {
             let snapshot = self.snapshot(tenant).await?;
-            let places = shard::trace::Places {
-                blocks: question.places != Places::Recent,
-                recent: question.places != Places::Blocks,
-            };
-            let whole =
-                shard::trace::whole_trace(&snapshot, &self.blocks, question.trace_id, places, question.bytes_max).await;
+            let (blocks, bytes_max) = (&self.blocks, question.bytes_max);
+            let whole = shard::trace::whole_trace(&snapshot, blocks, question.trace_id, places, bytes_max).await;
             answer.is_cut |= whole.is_cut;
-            answer.stats = add(
-                answer.stats,
-                Stats {
-                    inspected_bytes: whole.inspected_bytes,
-                    ..Stats::default()
-                },
-            );
+            answer.stats.add(Stats {
+                inspected_bytes: whole.inspected_bytes,
+                backend_bytes: whole.inspected_bytes,
+                backend_reads: whole.reads,
+                ..Stats::default()
+            });
             answer.missing.extend(whole.missing);
-            assemble(&whole.spans, &mut assembler).map_err(|error| Refusal::new(Kind::Internal, error.to_string()))?;
+            found.push(whole.spans);
         }
-        let assembled = assembler.finish();
+        let bytes_max = usize::try_from(question.bytes_max).unwrap_or(usize::MAX);
+        // A trace of megabytes takes milliseconds to put together.
+        let assembling = tokio::task::spawn_blocking(move || {
+            let mut assembler = TraceAssembler::new(bytes_max);
+            let mut is_picked = false;
+            for spans in &found {
+                is_picked |= assemble(spans, question.pick.as_ref(), &mut assembler)?;
+            }
+            Ok::<_, Refusal>((assembler.finish(), is_picked))
+        });
+        let (assembled, is_picked) = assembling
+            .await
+            .map_err(|_| Refusal::new(Kind::Internal, "putting a trace together was lost"))??;
         answer.is_cut |= assembled.truncated;
+        answer.is_picked = is_picked;
         answer.trace = assembled.bytes.into();
         Ok(answer)
     }
 }
 
-fn assemble(spans: &model::SpanTable, into: &mut TraceAssembler) -> Result<(), model::proto::Malformed> {
-    let mut rows: Vec<u32> = (0..u32::try_from(spans.len()).unwrap_or(u32::MAX)).collect();
+/// Whether spans were left out because `pick` does not want them.
+fn assemble(
+    spans: &model::SpanTable,
+    pick: Option<&query::SpanPick>,
+    into: &mut TraceAssembler,
+) -> Result<bool, Refusal> {
+    let mut rows: Vec<u32> = match pick {
+        None => (0..u32::try_from(spans.len()).unwrap_or(u32::MAX)).collect(),
+        Some(pick) => query::pick_spans(pick, &TableChunk::new(spans), &Budget::default())?,
+    };
     // The same trace looks the same however its pieces were found.
     rows.sort_by_key(|row| (spans.start_unix_nanos()[*row as usize], spans.span_id()[*row as usize]));
+    let malformed = |error: model::proto::Malformed| Refusal::new(Kind::Internal, error.to_string());
     let mut span = Vec::new();
-    for row in rows {
-        let at = row as usize;
-        let (message, schema_url) = model::table::read_owner(spans.resources().get(spans.resource()[at]))?;
+    for row in &rows {
+        let at = *row as usize;
+        let owner = |blob| model::table::read_owner(blob).map_err(malformed);
+        let (message, schema_url) = owner(spans.resources().get(spans.resource()[at]))?;
         let resource = Blob { message, schema_url };
-        let (message, schema_url) = model::table::read_owner(spans.scopes().get(spans.scope()[at]))?;
+        let (message, schema_url) = owner(spans.scopes().get(spans.scope()[at]))?;
         let scope = Blob { message, schema_url };
         span.clear();
-        spans.write_span(row, &mut span);
-        into.push(resource, scope, &span)?;
+        spans.write_span(*row, &mut span);
+        into.push(resource, scope, &span).map_err(malformed)?;
     }
-    Ok(())
+    Ok(rows.len() < spans.len())
 }
 
-fn add(a: Stats, b: Stats) -> Stats {
+fn finish(
+    sums: &MetricsPartial,
+    plan: &query::metrics::MetricsPlan,
+    looked: Looked,
+    unfinished_to: Option<u64>,
+) -> Result<MetricsAnswer, Refusal> {
+    let set = sums.finish(plan)?;
+    Ok(MetricsAnswer {
+        series: set.series,
+        is_cut: set.is_cut,
+        unfinished_to,
+        stats: stats(&looked),
+        missing: looked.missing,
+    })
+}
+
+pub(super) fn stats(looked: &Looked) -> Stats {
     Stats {
-        inspected_bytes: a.inspected_bytes + b.inspected_bytes,
-        ..a
+        inspected_traces: u32::try_from(looked.inspected.traces).unwrap_or(u32::MAX),
+        inspected_spans: looked.inspected.spans,
+        inspected_bytes: looked.bytes,
+        blocks: looked.blocks,
+        block_bytes: looked.block_bytes,
+        jobs: looked.jobs,
+        jobs_done: looked.jobs_done,
+        backend_reads: looked.reads,
+        backend_bytes: looked.bytes,
+        blocks_outside: looked.blocks_outside,
+        row_groups: looked.row_groups,
+        row_groups_skipped: looked.row_groups_skipped,
+        joined_traces: looked.joined,
+        memory_bytes: 0,
+    }
+}
+
+impl Stats {
+    /// Adds what another part took.
+    pub(super) fn add(&mut self, other: Stats) {
+        self.inspected_traces = self.inspected_traces.saturating_add(other.inspected_traces);
+        self.inspected_spans += other.inspected_spans;
+        self.inspected_bytes += other.inspected_bytes;
+        self.blocks += other.blocks;
+        self.block_bytes += other.block_bytes;
+        self.jobs += other.jobs;
+        self.jobs_done += other.jobs_done;
+        self.backend_reads += other.backend_reads;
+        self.backend_bytes += other.backend_bytes;
+        self.blocks_outside += other.blocks_outside;
+        self.row_groups += other.row_groups;
+        self.row_groups_skipped += other.row_groups_skipped;
+        self.joined_traces += other.joined_traces;
+        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
+    }
+}
+
+impl SearchAnswer {
+    fn take(&mut self, looked: Looked) {
+        self.stats.add(stats(&looked));
+        self.missing.extend(looked.missing);
+    }
+}
+
+impl Onlooker<shard::search::SearchAnswer> for Preview<SearchAnswer> {
+    fn is_curious(&self) -> bool {
+        self.is_wanted()
+    }
+
+    fn show(&self, so_far: shard::search::SearchAnswer) {
+        let mut answer = SearchAnswer {
+            traces: so_far.traces,
+            ..SearchAnswer::default()
+        };
+        answer.take(so_far.looked);
+        Self::show(self, answer);
+    }
+}
+
+/// Makes series of the sums so far.
+struct MetricsWatcher {
+    preview: Arc<Preview<MetricsAnswer>>,
+    plan: Arc<query::metrics::MetricsPlan>,
+}
+
+impl Onlooker<shard::measure::MetricsAnswer> for MetricsWatcher {
+    fn is_curious(&self) -> bool {
+        self.preview.is_wanted()
+    }
+
+    fn show(&self, so_far: shard::measure::MetricsAnswer) {
+        // What cannot be finished now cannot be finished at the end either, and is refused there.
+        if let Ok(answer) = finish(&so_far.partial, &self.plan, so_far.looked, so_far.unfinished_to) {
+            self.preview.show(answer);
+        }
     }
 }
 
@@ -169,16 +353,36 @@ impl Querier for Reader {
         Box::pin(self.read_trace(question))
     }
 
-    fn search(&self, question: SearchQuestion) -> BoxFuture<'_, Result<SearchAnswer, Refusal>> {
-        Box::pin(async move { self.run_search(&question.tenants, &question.plan).await })
+    fn search(
+        &self,
+        question: SearchQuestion,
+        watching: Watching<SearchAnswer>,
+    ) -> BoxFuture<'_, Result<SearchAnswer, Refusal>> {
+        Box::pin(self.run_search(question, watching))
     }
 
-    fn tags(&self, question: TagsQuestion) -> BoxFuture<'_, Result<TagsAnswer, Refusal>> {
-        Box::pin(self.read_tags(question))
+    fn metrics(
+        &self,
+        question: MetricsQuestion,
+        watching: Watching<MetricsAnswer>,
+    ) -> BoxFuture<'_, Result<MetricsAnswer, Refusal>> {
+        Box::pin(self.run_metrics(question, watching))
     }
 
-    fn tag_values(&self, question: ValuesQuestion) -> BoxFuture<'_, Result<ValuesAnswer, Refusal>> {
-        Box::pin(self.read_values(question))
+    fn tags(
+        &self,
+        question: TagsQuestion,
+        watching: Watching<TagsAnswer>,
+    ) -> BoxFuture<'_, Result<TagsAnswer, Refusal>> {
+        Box::pin(self.read_tags(question, watching))
+    }
+
+    fn tag_values(
+        &self,
+        question: ValuesQuestion,
+        watching: Watching<ValuesAnswer>,
+    ) -> BoxFuture<'_, Result<ValuesAnswer, Refusal>> {
+        Box::pin(self.read_values(question, watching))
     }
 }
 

@@ -270,13 +270,13 @@ async fn a_search_answer_is_tempos() {
     let expected = json!({
         "traces": [
             {
-                "traceID": "abc", "rootServiceName": "cart", "rootTraceName": "GET /",
+                "traceID": "00000000000000000000000000000abc", "rootServiceName": "cart", "rootTraceName": "GET /",
                 "startTimeUnixNano": "5000000000", "durationMs": 2345,
                 "spanSet": set, "spanSets": [set],
                 "serviceStats": {"cart": {"spanCount": 3, "errorCount": 1}},
             },
             {
-                "traceID": "abc", "rootServiceName": "<root span not yet received>",
+                "traceID": "00000000000000000000000000000abc", "rootServiceName": "<root span not yet received>",
                 "startTimeUnixNano": "5000000000", "durationMs": 2345,
             },
         ],
@@ -286,6 +286,15 @@ async fn a_search_answer_is_tempos() {
     assert_eq!(answer.json::<Value>().await.unwrap(), expected);
     let answer = door.get("/api/search?q=%7B%7D", PROTOBUF).await.bytes().await.unwrap();
     assert_eq!(tempopb::SearchResponse::decode(answer).unwrap().traces.len(), 2);
+    let trimmed = open("limits: {defaults: {trim_trace_ids: true}}").await;
+    *trimmed.script.search.lock() = found();
+    let answer = trimmed
+        .get("/api/search?q=%7B%7D", &[])
+        .await
+        .json::<Value>()
+        .await
+        .unwrap();
+    assert_eq!(answer["traces"][0]["traceID"], "abc");
     door.script.search.lock().missing.push("shard 3 is away".into());
     assert_eq!(
         door.get("/api/search?q=%7B%7D", &[]).await.headers()["x-vivace-partial"],
@@ -333,6 +342,111 @@ async fn a_search_is_asked_as_it_was_meant() {
         let (status, body) = door.page(path).await;
         assert!(status == 400 && body.starts_with(text), "{path}: {status} {body}");
     }
+}
+
+#[tokio::test]
+async fn a_search_is_read_page_by_page() {
+    let door = open("").await;
+    *door.script.search.lock() = found();
+    // Fewer than asked for: there is no more.
+    let all = door.get("/api/search?limit=3", &[]).await;
+    assert!(!all.headers().contains_key("x-vivace-cursor"));
+    let page = door.get("/api/search?limit=2", &[]).await;
+    let cursor = page.headers()["x-vivace-cursor"].to_str().unwrap().to_owned();
+    assert_eq!(cursor, "5000000000-00000000000000000000000000000abc");
+    door.get(&format!("/api/search?limit=2&cursor={cursor}"), &[]).await;
+    let after = door.script.searches.lock().last().unwrap().plan.request().after;
+    assert_eq!(after, Some(found().traces[1].place()));
+    for bad in [
+        "x",
+        "5",
+        "5-abc",
+        "-00000000000000000000000000000abc",
+        "x-00000000000000000000000000000abc",
+    ] {
+        let (status, body) = door.page(&format!("/api/search?cursor={bad}")).await;
+        assert!(
+            status == 400 && body.starts_with("invalid cursor"),
+            "{bad}: {status} {body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_search_is_explained_instead_of_answered() {
+    let door = open("").await;
+    *door.script.search.lock() = found();
+    let (status, page) = door.page("/api/search?q=%7B+.a%3D1+%7D&explain=true").await;
+    assert_eq!(status, 200);
+    for words in [
+        "search { .a = 1 }",
+        "found: 2 traces",
+        "jobs: 3 of 4",
+        "spans looked at: 9",
+        "read: 100 bytes",
+    ] {
+        assert!(page.contains(words), "{page}");
+    }
+    assert_eq!(door.page("/api/search?explain=maybe").await.0, 400);
+}
+
+#[tokio::test]
+async fn spans_of_a_trace_are_picked_by_a_filter() {
+    let door = open("").await;
+    *door.script.trace.lock() = TraceAnswer {
+        trace: trace(),
+        is_picked: true,
+        ..TraceAnswer::default()
+    };
+    let path = "/api/v2/traces/abc?q=%7Bstatus%3Derror%7D&keep_hierarchy=true&match_depth=2&ancestor_depth=1";
+    let answer = door.get(path, &[]).await.json::<Value>().await.unwrap();
+    assert_eq!(
+        (answer["status"].as_str(), answer["message"].as_str()),
+        (Some("PARTIAL"), Some("only the spans that q asks for are returned"))
+    );
+    let pick = |q: &str, above, below| query::SpanPick::new(&query::parse(q).unwrap(), above, below).unwrap();
+    use query::Levels::{All, UpTo};
+    for (parameters, expected) in [
+        ("", None),
+        ("q=+&keep_hierarchy=x", None),
+        ("q=%7Bstatus%3Derror%7D", Some((UpTo(0), UpTo(0)))),
+        ("q=%7Bstatus%3Derror%7D&ancestor_depth=-9", Some((UpTo(0), UpTo(0)))),
+        ("q=%7Bstatus%3Derror%7D&keep_hierarchy=1", Some((All, UpTo(0)))),
+        ("q=%7Bstatus%3Derror%7D&match_depth=-1", Some((UpTo(0), All))),
+        (
+            "q=%7Bstatus%3Derror%7D&keep_hierarchy=t&match_depth=2&ancestor_depth=1",
+            Some((UpTo(1), UpTo(2))),
+        ),
+    ] {
+        assert_eq!(
+            door.page(&format!("/api/v2/traces/abc?{parameters}")).await.0,
+            200,
+            "{parameters}"
+        );
+        let expected = expected.map(|(above, below)| pick("{ status = error }", above, below));
+        assert_eq!(door.script.traces.lock().last().unwrap().pick, expected, "{parameters}");
+    }
+    for (parameters, words) in [
+        ("q=%7Bstatus%3Derror%7D&match_depth=-2", "invalid match_depth"),
+        ("q=%7Bstatus%3Derror%7D&match_depth=x", "invalid match_depth"),
+        (
+            "q=%7Bstatus%3Derror%7D&keep_hierarchy=1&ancestor_depth=-2",
+            "invalid ancestor_depth",
+        ),
+        ("q=%7Bstatus%3Derror%7D&keep_hierarchy=x", "invalid keep_hierarchy"),
+        ("q=%7B", "invalid TraceQL query"),
+        ("q=%7B%7D|rate()", "single filter"),
+        ("q=%7B%7D>>%7B%7D", "single filter"),
+    ] {
+        let (status, body) = door.page(&format!("/api/v2/traces/abc?{parameters}")).await;
+        assert!(status == 400 && body.contains(words), "{parameters}: {status} {body}");
+    }
+    door.get("/api/traces/abc?q=%7B", &[]).await;
+    assert_eq!(
+        door.script.traces.lock().last().unwrap().pick,
+        None,
+        "the first API does not pick"
+    );
 }
 
 #[tokio::test]
@@ -589,10 +703,17 @@ async fn a_tenant_has_so_many_queries_at_once() {
 
 #[tokio::test]
 async fn a_query_has_a_deadline() {
-    let door = open("query: {search_timeout: 50ms, trace_timeout: 60ms, tag_timeout: 50ms}").await;
+    // The shorter of the node's and the tenant's.
+    let door = open("{query: {search_timeout: 50ms}, limits: {defaults: {query_time_max: 60ms}}}").await;
     *door.script.gate.lock() = Some(Arc::new(Notify::new()));
-    assert_eq!(door.page("/api/search").await, (504, "no answer within 50ms".into()));
-    assert_eq!(door.page("/api/traces/1").await, (504, "no answer within 60ms".into()));
+    assert_eq!(
+        door.page("/api/search").await,
+        (504, "query exceeds query.search_timeout: 50ms".into())
+    );
+    assert_eq!(
+        door.page("/api/traces/1").await,
+        (504, "query exceeds query_time_max: 60ms".into())
+    );
 }
 
 #[tokio::test]

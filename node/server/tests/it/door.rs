@@ -15,9 +15,10 @@ use server::cpu::CpuPool;
 use server::ingest::{Ingest, IngestOutcome};
 use server::metrics::Metrics;
 use server::net::{ConnectionLimits, Listener, Protocol, serve};
+use server::preview::Watching;
 use server::querier::{
-    Querier, SearchAnswer, SearchQuestion, TagsAnswer, TagsQuestion, TraceAnswer, TraceQuestion, ValuesAnswer,
-    ValuesQuestion,
+    MetricsAnswer, MetricsQuestion, Querier, SearchAnswer, SearchQuestion, TagsAnswer, TagsQuestion, TraceAnswer,
+    TraceQuestion, ValuesAnswer, ValuesQuestion,
 };
 use server::receiver::Receiver;
 use server::refusal::Refusal;
@@ -57,10 +58,15 @@ impl Ingest for Recorder {
 pub(crate) struct Script {
     pub(crate) traces: Mutex<Vec<TraceQuestion>>,
     pub(crate) searches: Mutex<Vec<SearchQuestion>>,
+    pub(crate) measured: Mutex<Vec<MetricsQuestion>>,
     pub(crate) tags: Mutex<Vec<TagsQuestion>>,
     pub(crate) values: Mutex<Vec<ValuesQuestion>>,
     pub(crate) trace: Mutex<TraceAnswer>,
     pub(crate) search: Mutex<SearchAnswer>,
+    pub(crate) metrics: Mutex<MetricsAnswer>,
+    /// Shown to whoever watches, one after the other, before the answer.
+    pub(crate) search_previews: Mutex<Vec<SearchAnswer>>,
+    pub(crate) metrics_previews: Mutex<Vec<MetricsAnswer>>,
     pub(crate) tag_names: Mutex<TagsAnswer>,
     pub(crate) tag_values: Mutex<ValuesAnswer>,
     pub(crate) refusal: Mutex<Option<Refusal>>,
@@ -79,6 +85,23 @@ impl Script {
             None => Ok(answer.lock().clone()),
         }
     }
+
+    /// Shows each preview when it is wanted.
+    async fn show<T>(&self, previews: &Mutex<Vec<T>>, watching: Watching<T>) {
+        let Some(watching) = watching else { return };
+        let previews = std::mem::take(&mut *previews.lock());
+        let is_watched = !previews.is_empty();
+        for preview in previews {
+            while !watching.is_wanted() {
+                tokio::task::yield_now().await;
+            }
+            watching.show(preview);
+        }
+        // The last was looked at when the next is wanted.
+        while is_watched && !watching.is_wanted() {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 impl Querier for Script {
@@ -86,15 +109,37 @@ impl Querier for Script {
         self.traces.lock().push(question);
         Box::pin(self.answer(&self.trace))
     }
-    fn search(&self, question: SearchQuestion) -> BoxFuture<'_, Result<SearchAnswer, Refusal>> {
+    fn search(
+        &self,
+        question: SearchQuestion,
+        watching: Watching<SearchAnswer>,
+    ) -> BoxFuture<'_, Result<SearchAnswer, Refusal>> {
         self.searches.lock().push(question);
-        Box::pin(self.answer(&self.search))
+        Box::pin(async move {
+            self.show(&self.search_previews, watching).await;
+            self.answer(&self.search).await
+        })
     }
-    fn tags(&self, question: TagsQuestion) -> BoxFuture<'_, Result<TagsAnswer, Refusal>> {
+    fn metrics(
+        &self,
+        question: MetricsQuestion,
+        watching: Watching<MetricsAnswer>,
+    ) -> BoxFuture<'_, Result<MetricsAnswer, Refusal>> {
+        self.measured.lock().push(question);
+        Box::pin(async move {
+            self.show(&self.metrics_previews, watching).await;
+            self.answer(&self.metrics).await
+        })
+    }
+    fn tags(&self, question: TagsQuestion, _: Watching<TagsAnswer>) -> BoxFuture<'_, Result<TagsAnswer, Refusal>> {
         self.tags.lock().push(question);
         Box::pin(self.answer(&self.tag_names))
     }
-    fn tag_values(&self, question: ValuesQuestion) -> BoxFuture<'_, Result<ValuesAnswer, Refusal>> {
+    fn tag_values(
+        &self,
+        question: ValuesQuestion,
+        _: Watching<ValuesAnswer>,
+    ) -> BoxFuture<'_, Result<ValuesAnswer, Refusal>> {
         self.values.lock().push(question);
         Box::pin(self.answer(&self.tag_values))
     }
@@ -251,8 +296,10 @@ pub(crate) struct GrpcAnswer {
     pub(crate) message: String,
     /// Head and trailers together.
     pub(crate) headers: HeaderMap,
-    /// The message without its prefix; empty for errors.
+    /// The first message without its prefix; empty for errors.
     pub(crate) body: Bytes,
+    /// All messages of a stream.
+    pub(crate) messages: Vec<Bytes>,
 }
 
 /// A gRPC call by plain HTTP/2.
@@ -286,12 +333,19 @@ pub(crate) async fn grpc_call(address: SocketAddr, path: &str, headers: &[(&str,
             .unwrap_or_default()
     };
     let (code, message) = (text("grpc-status"), text("grpc-message"));
-    let body = if body.is_empty() { body } else { body.slice(5..) };
+    let mut messages = Vec::new();
+    let mut rest = body;
+    while !rest.is_empty() {
+        let length = u32::from_be_bytes(rest[1..5].try_into().unwrap()) as usize;
+        messages.push(rest.slice(5..5 + length));
+        rest = rest.slice(5 + length..);
+    }
     GrpcAnswer {
         code,
         message,
         headers: all,
-        body,
+        body: messages.first().cloned().unwrap_or_default(),
+        messages,
     }
 }
 

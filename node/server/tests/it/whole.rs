@@ -88,7 +88,19 @@ impl Running {
             .unwrap_or(0)
     }
 
+    /// Spans of the last hour, as a metrics query counts them.
+    async fn counted(&self) -> f64 {
+        let path = "/api/metrics/query_range?q=%7B%7D%7Ccount_over_time()by(resource.service.name)&since=2h";
+        let found = self.json(path).await;
+        assert_eq!(found.get("status"), None, "{found}");
+        let series = found["series"].as_array().cloned().unwrap_or_default();
+        let samples = series.iter().flat_map(|one| one["samples"].as_array().unwrap());
+        samples.filter_map(|sample| sample["value"].as_f64()).sum()
+    }
+
     async fn check(&self, expected: &HashMap<model::TraceId, usize>) {
+        let spans: usize = expected.values().sum();
+        assert_eq!(self.counted().await, spans as f64);
         for (id, spans) in expected.iter().take(100) {
             assert_eq!(self.spans_of(*id).await, *spans, "{id}");
         }

@@ -54,6 +54,7 @@ fn a_search_without_anything_is_everything_recent() {
         },
         limit: 20,
         spans_per_spanset: 3,
+        after: None,
     };
     assert_eq!(search("").unwrap(), expected);
     assert_eq!(search("q=&tags=&limit=&spss=&start=&end=").unwrap(), expected);
@@ -258,7 +259,8 @@ fn trace_parameters() {
         trace(""),
         Ok(TraceParams {
             window: None,
-            places: Places::All
+            places: Places::All,
+            pick: None,
         })
     );
     assert_eq!(trace("start=0&end=0").unwrap().window, None);
