@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{Block, BlockIndex, Filters, RangeReader, SectionLocation, StoreReader};
 use hashbrown::HashMap;
@@ -114,6 +115,7 @@ pub struct Blocks {
     checked: Mutex<HashMap<PartKey, Checked>>,
     /// What two blocks share.
     pairs: Mutex<HashMap<Pair, Arc<[TraceId]>>>,
+    unlistable: AtomicU64,
 }
 
 /// Identity of a part of a shard's tail.
@@ -143,6 +145,7 @@ impl Blocks {
             listed: Mutex::default(),
             checked: Mutex::default(),
             pairs: Mutex::default(),
+            unlistable: AtomicU64::new(0),
         })
     }
 
@@ -197,6 +200,9 @@ impl Blocks {
 
     /// Which of `traces` may also be in a block the catalog names: what a new block's record lists, together with those
     /// that lie in several of its own row groups.
+    ///
+    /// A damaged block may hold anything in its range of ids: nobody's flush waits until it is repaired. Errors: the store
+    /// cannot be asked now; try again.
     pub async fn split_traces(
         &self,
         view: &CatalogView,
@@ -206,12 +212,21 @@ impl Blocks {
     ) -> Result<SplitTraces> {
         let mut split: HashSet<TraceId> = cut_within.iter().copied().collect();
         for record in view.blocks_of(tenant) {
-            let block = self.open(view, record).await?;
-            split.extend(
-                traces
-                    .iter()
-                    .filter(|trace| record.may_contain(trace) && block.may_contain_trace(trace)),
-            );
+            let block = match self.open(view, record).await {
+                Ok(block) => Some(block),
+                Err(error) if error.damaged_object().is_some() => {
+                    self.unlistable.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "a damaged block may hold parts of any trace"
+                    );
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            let may_hold = |trace: &TraceId| block.as_ref().is_none_or(|block| block.may_contain_trace(trace));
+            let both = |trace: &&TraceId| record.may_contain(trace) && may_hold(trace);
+            split.extend(traces.iter().filter(both));
         }
         let mut listed: Vec<TraceId> = split.into_iter().collect();
         listed.sort_unstable();
@@ -296,6 +311,11 @@ impl Blocks {
         }
         pairs.insert(key, Arc::clone(&shared));
         SharedTraces::Listed(shared)
+    }
+
+    /// How often a damaged block had to be taken for one that may hold any trace.
+    pub fn unlistable(&self) -> u64 {
+        self.unlistable.load(Ordering::Relaxed)
     }
 
     /// Bytes of indexes and filters in memory.

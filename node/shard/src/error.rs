@@ -109,4 +109,16 @@ impl Error {
             },
         }
     }
+
+    /// The object that an error of reading blames, if asking again would not help.
+    pub(crate) fn damaged_object(&self) -> Option<&str> {
+        let Self::Block(error) = self else { return None };
+        match error {
+            block::Error::Corrupt { object, .. }
+            | block::Error::TooNew { object, .. }
+            | block::Error::WrongTenant { object, .. } => Some(object),
+            block::Error::Store { object, .. } if error.kind() == block::Kind::Missing => Some(object),
+            _ => None,
+        }
+    }
 }

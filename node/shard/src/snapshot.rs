@@ -40,8 +40,8 @@ pub struct SplitSet {
     tail: HashSet<TraceId>,
     /// Which of those may be in which block.
     tail_homes: HashMap<BlockId, Vec<TraceId>>,
-    /// Blocks whose record says that it could not list them.
-    unlisted: HashSet<BlockId>,
+    /// Blocks whose record could not list them: each of their traces may also be elsewhere, so each is asked.
+    unlisted: Vec<(BlockId, Arc<OpenBlock>)>,
     /// Per block: traces whose spans may also stand elsewhere. Only known where that is asked.
     suspects: HashMap<BlockId, Suspects>,
 }
@@ -85,10 +85,12 @@ impl Suspects {
 
 impl SplitSet {
     /// Whether the trace may also be elsewhere. `block` is where it was found; `None` for live spans.
+    ///
+    /// The traces of a block without a list count as split wherever they are found: a piece that lies in an older block is
+    /// listed by nobody else.
     pub fn contains(&self, trace: &TraceId, block: Option<BlockId>) -> bool {
-        self.listed.contains(trace)
-            || self.tail.contains(trace)
-            || block.is_some_and(|block| self.unlisted.contains(&block))
+        let may_hold = |(id, open): &(BlockId, Arc<OpenBlock>)| block == Some(*id) || open.may_contain_trace(trace);
+        self.listed.contains(trace) || self.tail.contains(trace) || self.unlisted.iter().any(may_hold)
     }
 
     /// Whether there is no such trace at all.
@@ -183,18 +185,19 @@ impl Snapshot {
         self.tails.iter().flat_map(|(_, tail)| tail.spooled.iter())
     }
 
-    /// Finds the traces that lie in several places, given every block of the tenant opened.
+    /// Finds the traces that lie in several places, given every block of the tenant opened. One that cannot be opened is
+    /// not read either, and its pieces are named as missing.
     pub fn splits(&self, blocks: &Blocks, open: &[(BlockId, Arc<OpenBlock>)]) -> SplitSet {
-        let unlisted = self
-            .view
-            .blocks_of(&self.tenant)
-            .filter(|record| record.split_traces == SplitTraces::All);
+        let is_unlisted = |id: &BlockId| {
+            let record = self.view.block(*id);
+            record.is_some_and(|record| record.split_traces == SplitTraces::All)
+        };
         let mut set = SplitSet {
             listed: blocks.listed_splits(&self.view, &self.tenant),
             tail: HashSet::new(),
             tail_homes: HashMap::new(),
             suspects: HashMap::new(),
-            unlisted: unlisted.map(|record| record.id).collect(),
+            unlisted: open.iter().filter(|(id, _)| is_unlisted(id)).cloned().collect(),
         };
         for (shard, tail) in &self.tails {
             self.tail_splits(shard, tail, blocks, open, &mut set);

@@ -78,6 +78,9 @@ impl Collector for Gauges {
         for (name, help, value) in gauges {
             gauge(&mut encoder, name, help, value)?;
         }
+        let unlistable = ConstCounter::new(self.blocks.unlistable());
+        let help = "Times a flush took a damaged block for one that may hold any trace";
+        unlistable.encode(encoder.encode_descriptor("blocks_unlistable", help, None, unlistable.metric_type())?)?;
         let house = &self.housekeeping;
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let states = [

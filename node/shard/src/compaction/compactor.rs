@@ -344,7 +344,7 @@ impl Compactor {
     fn rest(&self, job: &Job, error: &Error) {
         let now = self.options.clock.monotonic();
         let view = self.options.catalog.view();
-        let culprit = damaged_object(error);
+        let culprit = error.damaged_object();
         let path = |record: &BlockRecord| {
             view.object(record.object)
                 .map(|object| self.options.store.path(&object.path))
@@ -373,16 +373,4 @@ impl Compactor {
 fn is_certainly_lost(view: &CatalogView, job: &Job, object: ObjectId) -> bool {
     let is_gone = job.inputs.iter().any(|input| view.block(input.id).is_none());
     is_gone && !view.knows_object(object)
-}
-
-/// The object that an error of reading blames, if asking again would not help.
-pub(super) fn damaged_object(error: &Error) -> Option<&str> {
-    let Error::Block(error) = error else { return None };
-    match error {
-        block::Error::Corrupt { object, .. }
-        | block::Error::TooNew { object, .. }
-        | block::Error::WrongTenant { object, .. } => Some(object),
-        block::Error::Store { object, .. } if error.kind() == block::Kind::Missing => Some(object),
-        _ => None,
-    }
 }

@@ -13,7 +13,6 @@ use futures::stream::{self, TryStreamExt};
 use model::{BlockId, TraceId};
 
 use super::choice::Job;
-use super::compactor::damaged_object;
 use crate::blocks::{Blocks, OpenBlock, SPLIT_TRACES_MAX};
 use crate::catalog::{BlockRecord, CatalogView, SplitTraces};
 use crate::error::Result;
@@ -42,7 +41,7 @@ pub(super) async fn of_result(
             match blocks.open(view, &record).await {
                 Ok(other) => Ok((Some(other), record)),
                 // A block that cannot be read may hold anything; its neighbours are merged all the same.
-                Err(error) if damaged_object(&error).is_some() => Ok((None, record)),
+                Err(error) if error.damaged_object().is_some() => Ok((None, record)),
                 Err(error) => Err(error),
             }
         })

@@ -5,6 +5,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use proptest::prelude::*;
 use query::metrics::Intervals;
 use query::source::TimeRange;
+use shard::port::CatalogPort;
 
 use crate::world::{NOW, SECOND, World, span};
 
@@ -69,7 +70,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![3 => Just(Step::Nothing), 1 => Just(Step::Cut), 1 => Just(Step::Flush)]
 }
 
-async fn check(batches: Vec<(Vec<Span>, Step)>, window: TimeRange) -> Result<(), TestCaseError> {
+/// `unlisted`: one bit per block, oldest first; those blocks could not list which of their traces are split.
+async fn check(batches: Vec<(Vec<Span>, Step)>, window: TimeRange, unlisted: u8) -> Result<(), TestCaseError> {
     let (mut plain, mut cut) = (World::new(), World::new());
     for (spans, step) in &batches {
         let one = plain.send(spans);
@@ -81,6 +83,17 @@ async fn check(batches: Vec<(Vec<Span>, Step)>, window: TimeRange) -> Result<(),
                 cut.flusher.cut().await.unwrap();
             }
             Step::Flush => cut.flush().await,
+        }
+    }
+    let blocks: Vec<_> = cut
+        .catalog
+        .view()
+        .blocks_of(&cut.tenant)
+        .map(|record| record.id)
+        .collect();
+    for (position, id) in blocks.into_iter().enumerate() {
+        if unlisted >> (position % 8) & 1 == 1 {
+            cut.unlist(id);
         }
     }
     for trace in 0..6 {
@@ -115,6 +128,7 @@ proptest! {
     #[test]
     fn answers_are_the_same_wherever_the_cut_falls(
         batches in proptest::collection::vec((spans(), step()), 1..10),
+        unlisted in prop_oneof![Just(0u8), any::<u8>()],
         window in prop_oneof![Just(None), (0u64..20, 0u64..6).prop_map(Some)],
     ) {
         let window = window.map_or(TimeRange::ALWAYS, |(start, length)| TimeRange {
@@ -122,6 +136,6 @@ proptest! {
             end_unix_nanos: NOW + (start + length) * SECOND,
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(check(batches, window))?;
+        runtime.block_on(check(batches, window, unlisted))?;
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use model::{LogIndex, TenantId};
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use shard::catalog::Command;
+use object_store::{ObjectStore, ObjectStoreExt};
+use shard::catalog::{Command, SplitTraces};
 use shard::owner::CutOutcome;
 use shard::port::CatalogPort;
 
@@ -86,9 +86,7 @@ async fn a_block_that_is_gone_is_named_and_the_rest_is_answered() {
     world.flush().await;
     let objects: Vec<_> = store.list(None).collect().await;
     for object in objects {
-        object_store::ObjectStoreExt::delete(&*store, &object.unwrap().location)
-            .await
-            .unwrap();
+        store.delete(&object.unwrap().location).await.unwrap();
     }
     world.send(&[span(1, 0, 0, 0, 0)]);
     // The block's index is cached since the flush looked for split traces: only its spans are missing.
@@ -96,6 +94,61 @@ async fn a_block_that_is_gone_is_named_and_the_rest_is_answered() {
     assert_eq!(answer.traces.len(), 1);
     assert_eq!(answer.looked.missing.len(), 1, "{:?}", answer.looked.missing);
     assert!(answer.looked.jobs_done < answer.looked.jobs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_does_not_wait_for_a_damaged_block_and_nothing_is_missing_once_it_is_repaired() {
+    for is_gone in [true, false] {
+        let store = Arc::new(InMemory::new());
+        let mut world = World::over(Arc::clone(&store) as _);
+        // Of the three traces one is in both blocks.
+        world.send(&[span(0, 0, 0, 0, 0), span(1, 0, 0, 0, 0)]);
+        world.flush().await;
+        let object = store.list(None).next().await.unwrap().unwrap().location;
+        let whole = store.get(&object).await.unwrap().bytes().await.unwrap();
+        if is_gone {
+            store.delete(&object).await.unwrap();
+        } else {
+            let zeroes = vec![0; whole.len()];
+            store.put(&object, zeroes.into()).await.unwrap();
+        }
+        world.send(&[span(0, 1, 0, 1, 1), span(2, 0, 0, 0, 0)]);
+        world.flush().await;
+        assert_eq!(world.blocks.unlistable(), 1);
+        let view = world.catalog.view();
+        assert_eq!(view.block_count(), 2);
+        let newest = view.blocks_of(&world.tenant).last().unwrap();
+        // Trace 2 is beyond the largest id of the damaged block.
+        let expected = SplitTraces::Listed(Arc::from([crate::world::trace_id(0)]));
+        assert_eq!(newest.split_traces, expected);
+
+        store.put(&object, whole.into()).await.unwrap();
+        let found = world.find("{}").await;
+        let counts: Vec<_> = found
+            .iter()
+            .map(|trace| (trace.trace_id, trace.spansets[0].matched))
+            .collect();
+        let expected = [(2, 1), (1, 1), (0, 2)].map(|(trace, spans)| (crate::world::trace_id(trace), spans));
+        assert_eq!(counts.len(), 3);
+        for one in expected {
+            assert!(counts.contains(&one), "{counts:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_in_an_older_block_is_joined_although_the_newer_block_could_not_list_it() {
+    let mut world = World::new();
+    world.send(&[span(0, 0, 0, 0, 0), span(1, 0, 0, 0, 1)]);
+    world.flush().await;
+    world.send(&[span(0, 1, 0, 1, 1)]);
+    world.flush().await;
+    let newest = world.catalog.view().blocks_of(&world.tenant).last().unwrap().id;
+    world.unlist(newest);
+    let found = world.find("{} | count() > 1").await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].spansets[0].matched, 2);
+    assert_eq!(world.find("{}").await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,13 +20,13 @@ use query::metrics::{Intervals, MetricsPlan, MetricsRequest, SeriesSet};
 use query::source::TimeRange;
 use query::{SearchPlan, SearchRequest};
 use shard::blocks::Blocks;
-use shard::catalog::{Catalog, GroupKey, RingTime};
+use shard::catalog::{BlockRecord, Catalog, Command, GroupKey, ObjectId, RingTime, SplitTraces};
 use shard::command::ShardCommand;
 use shard::crew::Means;
 use shard::flush::Flusher;
 use shard::measure::{MetricsAnswer, measure};
 use shard::owner::{Appended, Shard, ShardOptions};
-use shard::port::LocalCatalog;
+use shard::port::{CatalogPort, LocalCatalog};
 use shard::search::{SearchAnswer, SearchOnlooker, search};
 use shard::snapshot::Snapshot;
 use shard::store::Store;
@@ -204,6 +204,27 @@ impl World {
             .for_each(|span| span.attributes.sort_by_key(Message::encode_to_vec));
         spans.sort_by_key(|span| (span.span_id.clone(), span.encode_to_vec()));
         spans
+    }
+
+    /// Takes from a block the list of its split traces: a copy of its record takes its place.
+    pub(crate) fn unlist(&self, id: BlockId) {
+        let view = self.catalog.view();
+        let record = (**view.block(id).unwrap()).clone();
+        let mut object = (**view.object(record.object).unwrap()).clone();
+        object.id = ObjectId((self.flusher.new_block_id)());
+        let changed = BlockRecord {
+            id: (self.flusher.new_block_id)(),
+            object: object.id,
+            split_traces: SplitTraces::All,
+            ..record
+        };
+        let replace = Command::Replace {
+            old: vec![id],
+            objects: vec![object],
+            records: vec![changed],
+        };
+        let now = self.catalog.now();
+        self.catalog.edit(|catalog| catalog.apply(replace, now)).unwrap();
     }
 
     /// Cuts, and uploads everything that waits.
