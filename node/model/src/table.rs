@@ -68,6 +68,8 @@ pub struct SpanTable {
     traces: Vec<TraceId>,
     /// Per trace: OTLP bytes and spans so far, for the limit on one trace.
     trace_sizes: Vec<TraceSize>,
+    /// No trace has more bytes, and none more spans.
+    largest_trace: TraceSize,
     trace_index: HashTable<u32>,
     hasher: DefaultHashBuilder,
     trace: Vec<u32>,
@@ -168,6 +170,8 @@ impl SpanTable {
                 {
                     size.bytes += span.len() as u64;
                     size.spans += 1;
+                    self.largest_trace.bytes = self.largest_trace.bytes.max(size.bytes);
+                    self.largest_trace.spans = self.largest_trace.spans.max(size.spans);
                 }
                 Ok(row)
             }
@@ -483,6 +487,12 @@ impl SpanTable {
     /// How much of the trace with index `trace` is here.
     pub fn trace_size(&self, trace: u32) -> TraceSize {
         self.trace_sizes.get(trace as usize).copied().unwrap_or_default()
+    }
+
+    /// Bounds of [`SpanTable::trace_size`]: no trace has more bytes, and none more spans. They may be of two traces, and one
+    /// span too high where a repeated span was taken back.
+    pub fn largest_trace(&self) -> TraceSize {
+        self.largest_trace
     }
 
     /// Per row: which trace.

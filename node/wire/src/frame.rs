@@ -51,6 +51,12 @@ impl BatchHash {
         Self(XxHash3_128::oneshot_with_seed(seed, body))
     }
 
+    /// The hash of the request without some of its spans; `rows` is a hash of which. What is left out for the state of the
+    /// store may be taken by a retry, which is then another batch.
+    pub(crate) fn without(self, rows: u64) -> Self {
+        Self(XxHash3_128::oneshot_with_seed(rows, &self.0.to_le_bytes()))
+    }
+
     /// The hash of one part of the request; part 0 has the request's own.
     pub fn of_part(self, part: u32) -> Self {
         if part == 0 {

@@ -25,9 +25,11 @@ use crate::frame::{
 mod check;
 mod limits;
 mod rewrite;
+mod traces;
 
 use check::Checker;
 pub use limits::{Excess, IngestLimits, Outcome, Oversize, Rejection, VALUE_DEPTH_MAX};
+pub use traces::TraceLimits;
 
 /// A request that was read completely: its accepted spans by shard, and what became of the others.
 #[derive(Debug)]
@@ -38,6 +40,9 @@ pub struct Scan<'a> {
     rows: Vec<Row<'a>>,
     /// Sorted by shard, part and trace id; those of one trace in the order of the request.
     runs: Vec<Run>,
+    body_bytes: usize,
+    /// Rows that no run has any more, and a hash of which they are.
+    left_out: Option<(usize, u64)>,
 }
 
 /// One accepted span.
@@ -107,12 +112,15 @@ pub fn scan<'a>(
         checker: Checker::new(limits),
         known_resources: BTreeMap::new(),
         known_scopes: BTreeMap::new(),
+        seen: [0; 2],
         scan: Scan {
             outcome: Outcome::default(),
             resources: SharedTable::new(),
             scopes: SharedTable::new(),
             rows: Vec::with_capacity(body.len() / ROW_BODY_BYTES_GUESS),
             runs: Vec::new(),
+            body_bytes: body.len(),
+            left_out: None,
         },
     };
     scanner.request().map_err(|(place, source)| Error::Otlp {
@@ -139,6 +147,24 @@ type Shared = Result<u32, Rejection>;
 /// The same before it has an index: the message as it is kept.
 type Kept<'a> = Result<Option<Cow<'a, [u8]>>, Rejection>;
 
+/// What resources and scopes differ in.
+struct Owner {
+    number: usize,
+    check: fn(&mut Checker<'_>, &[u8]) -> Result<Excess, Malformed>,
+    cut: fn(&[u8], &IngestLimits) -> Result<Vec<u8>, Malformed>,
+}
+
+const RESOURCE: Owner = Owner {
+    number: 0,
+    check: |checker, message| checker.resource(message),
+    cut: rewrite::resource,
+};
+const SCOPE: Owner = Owner {
+    number: 1,
+    check: |checker, message| checker.scope(message),
+    cut: rewrite::scope,
+};
+
 struct Scanner<'a, 'l, F> {
     body: &'a [u8],
     limits: &'l IngestLimits,
@@ -146,6 +172,8 @@ struct Scanner<'a, 'l, F> {
     checker: Checker<'l>,
     known_resources: BTreeMap<(Option<&'a [u8]>, &'a [u8]), Shared>,
     known_scopes: BTreeMap<(Option<&'a [u8]>, &'a [u8]), Shared>,
+    /// Different ones so far, by [`Owner::number`].
+    seen: [usize; 2],
     scan: Scan<'a>,
 }
 
@@ -154,11 +182,17 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         let body = self.body;
         for resource_spans in otlp::resource_spans(body) {
             let resource_spans = resource_spans.map_err(|e| (body, e))?;
-            let resource = self.resource(resource_spans.resource, resource_spans.schema_url)?;
             let place = resource_spans.resource.unwrap_or(body);
+            let resource = match resource_spans.merged_resource() {
+                None => self.resource(resource_spans.resource, resource_spans.schema_url)?,
+                Some(merged) => self.merged_resource(merged, resource_spans.schema_url, place)?,
+            };
             for scope_spans in resource_spans.scope_spans() {
                 let scope_spans = scope_spans.map_err(|e| (place, e))?;
-                let scope = self.scope(scope_spans.scope, scope_spans.schema_url)?;
+                let scope = match scope_spans.merged_scope() {
+                    None => self.scope(scope_spans.scope, scope_spans.schema_url)?,
+                    Some(merged) => self.merged_scope(merged, scope_spans.schema_url, place)?,
+                };
                 for span in scope_spans.spans() {
                     self.span(span.map_err(|e| (place, e))?, resource, scope)?;
                 }
@@ -173,12 +207,8 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         }
         check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
         let raw = message.unwrap_or_default();
-        if self.known_resources.len() == DISTINCT_MAX {
-            return Err((raw, Malformed::TooMany));
-        }
-        let excess = self.checker.resource(raw).map_err(|e| (raw, e))?;
-        let shared = self.shared(message, schema_url, excess, rewrite::resource)?;
-        let shared = shared.map(|message| self.scan.resources.push(message, schema_url));
+        let kept = self.keep(message.map(Cow::Borrowed), schema_url, raw, &RESOURCE)?;
+        let shared = kept.map(|message| self.scan.resources.push(message, schema_url));
         self.known_resources.insert((message, schema_url), shared);
         Ok(shared)
     }
@@ -189,31 +219,46 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         }
         check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
         let raw = message.unwrap_or_default();
-        if self.known_scopes.len() == DISTINCT_MAX {
-            return Err((raw, Malformed::TooMany));
-        }
-        let excess = self.checker.scope(raw).map_err(|e| (raw, e))?;
-        let shared = self.shared(message, schema_url, excess, rewrite::scope)?;
-        let shared = shared.map(|message| self.scan.scopes.push(message, schema_url));
+        let kept = self.keep(message.map(Cow::Borrowed), schema_url, raw, &SCOPE)?;
+        let shared = kept.map(|message| self.scan.scopes.push(message, schema_url));
         self.known_scopes.insert((message, schema_url), shared);
         Ok(shared)
     }
 
-    /// Cuts or rejects a resource or scope that is beyond the limits.
-    fn shared(
+    /// A resource that came in pieces. Nobody sends these, so equal ones are not recognised.
+    fn merged_resource(&mut self, merged: Vec<u8>, schema_url: &'a [u8], place: &'a [u8]) -> Result<Shared, Fault<'a>> {
+        check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
+        let kept = self.keep(Some(Cow::Owned(merged)), schema_url, place, &RESOURCE)?;
+        Ok(kept.map(|message| self.scan.resources.push(message, schema_url)))
+    }
+
+    fn merged_scope(&mut self, merged: Vec<u8>, schema_url: &'a [u8], place: &'a [u8]) -> Result<Shared, Fault<'a>> {
+        check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
+        let kept = self.keep(Some(Cow::Owned(merged)), schema_url, place, &SCOPE)?;
+        Ok(kept.map(|message| self.scan.scopes.push(message, schema_url)))
+    }
+
+    /// Checks a resource or scope, and cuts or rejects one that is beyond the limits. `place` is where it stands.
+    fn keep(
         &mut self,
-        message: Option<&'a [u8]>,
+        message: Option<Cow<'a, [u8]>>,
         schema_url: &[u8],
-        excess: Excess,
-        cut: fn(&[u8], &IngestLimits) -> Result<Vec<u8>, Malformed>,
+        place: &'a [u8],
+        owner: &Owner,
     ) -> Result<Kept<'a>, Fault<'a>> {
-        let Some(raw) = message else { return Ok(Ok(None)) };
-        let mut kept = Cow::Borrowed(raw);
+        let seen = &mut self.seen[owner.number];
+        if *seen == DISTINCT_MAX {
+            return Err((place, Malformed::TooMany));
+        }
+        *seen += 1;
+        let excess = (owner.check)(&mut self.checker, message.as_deref().unwrap_or_default());
+        let excess = excess.map_err(|e| (place, e))?;
+        let Some(mut kept) = message else { return Ok(Ok(None)) };
         if !excess.is_none() {
             if self.limits.oversize == Oversize::Reject {
                 return Ok(Err(excess.rejection()));
             }
-            kept = Cow::Owned(cut(raw, self.limits).map_err(|e| (raw, e))?);
+            kept = Cow::Owned((owner.cut)(&kept, self.limits).map_err(|e| (place, e))?);
         }
         if kept.len() + schema_url.len() > self.span_bytes_max() {
             return Ok(Err(Rejection::SpanBytes));
@@ -237,7 +282,7 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         let (resource, scope, trace_id) = match accepted {
             Ok(accepted) => accepted,
             Err(reason) => {
-                self.scan.outcome.reject(reason);
+                self.scan.outcome.reject(reason, 1);
                 return Ok(());
             }
         };
@@ -247,7 +292,7 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
             Cow::Owned(rewrite::span(raw, self.limits).map_err(|e| (raw, e))?)
         };
         if span.len() > self.span_bytes_max() {
-            self.scan.outcome.reject(Rejection::SpanBytes);
+            self.scan.outcome.reject(Rejection::SpanBytes, 1);
             return Ok(());
         }
         self.scan.outcome.cut.add(&excess);
@@ -310,7 +355,7 @@ impl<'a> Scan<'a> {
 
     /// Accepted spans.
     pub fn span_count(&self) -> usize {
-        self.rows.len()
+        self.rows.len() - self.left_out.map_or(0, |(rows, _)| rows)
     }
 
     /// Packs the accepted spans: one sub-batch per shard, more when the request is larger than [`PART_BYTES`]. Copies each
@@ -318,6 +363,7 @@ impl<'a> Scan<'a> {
     ///
     /// Shape: sorted by shard; every sub-batch has its own hash, derived from `hash`; empty when nothing was accepted.
     pub fn into_sub_batches(mut self, tenant: &TenantId, hash: BatchHash) -> Vec<Routed> {
+        let hash = self.left_out.map_or(hash, |(_, rows)| hash.without(rows));
         let mut writer = BodyWriter::new(&mut self.resources, &mut self.scopes);
         let same = |a: &Run, b: &Run| (a.shard, a.part) == (b.shard, b.part);
         let rows = &self.rows;

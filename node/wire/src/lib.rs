@@ -1,8 +1,7 @@
 //! Bytes at the door: what comes in from exporters, what travels between our nodes, what goes out to Grafana.
 //!
-//! The way in: [`grpc`] takes the message off the call, [`inflate`] undoes the content encoding, [`json`] turns OTLP/JSON
-//! into protobuf, [`ingest`] checks every byte of the request in one pass and sorts its spans by shard, [`frame`] packs them
-//! into the sub-batches that the log keeps, [`export`] is what the exporter is answered.
+//! The way in: [`inflate`] undoes the content encoding, [`json`] turns OTLP/JSON into protobuf, [`ingest`] checks every byte
+//! of the request in one pass and sorts its spans by shard, [`frame`] packs them into the sub-batches that the log keeps.
 //!
 //! The way out: [`assemble`] builds a trace from spans, [`tempopb`] has the messages of the query API, [`json`] spells them
 //! as Grafana expects, from the tables of [`schema`].
@@ -12,15 +11,13 @@
 //! - A request is read completely before any of it is accepted: what is malformed is refused whole.
 //! - Arbitrary bytes never panic, and never allocate more than a small multiple of their size plus a constant.
 //!
-//! Not here: sockets and HTTP routes (`server`), what a span means (`model`), the log itself (`wal`).
+//! Not here: sockets, calls, routes and what exporters are answered (`server`), what a span means (`model`), the log itself (`wal`).
 
 pub mod assemble;
 pub mod error;
-pub mod export;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod grpc;
 pub mod inflate;
 pub mod ingest;
 pub mod json;

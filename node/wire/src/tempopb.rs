@@ -34,14 +34,6 @@ pub mod trace {
     }
 }
 
-/// What an OTLP exporter gets back.
-pub mod export {
-    /// As of OTLP 1.
-    pub mod v1 {
-        include!("generated/tempopb.export.v1.rs");
-    }
-}
-
 include!("generated/tempopb.rs");
 
 /// One [`crate::schema::Message`] per message.

@@ -1,36 +1,20 @@
-//! Replays the fuzzer's corpus (`fuzz/corpus`), so that what a fuzzer once found stays found.
-//!
-//! `WRITE_TESTDATA=1` writes the first seeds where a target has none.
+//! The corpus of the fuzz targets (`fuzz/corpus`), replayed and mutated.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-use std::fs;
-use std::path::PathBuf;
 
 use model::{ShardId, TenantId};
 use prost::Message;
 use wire::frame::{BatchHash, EntryBuilder};
 use wire::{fuzzing, ingest, json, tempopb};
 
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 #[path = "../benches/synthetic.rs"]
 mod synthetic;
 
-fn replay(target: &str, parse: fn(&[u8]), seeds: impl FnOnce() -> Vec<Vec<u8>>) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
-        .join(target);
-    if std::env::var_os("WRITE_TESTDATA").is_some() && !folder.exists() {
-        fs::create_dir_all(&folder).unwrap();
-        for (number, seed) in seeds().iter().enumerate() {
-            fs::write(folder.join(format!("seed-{number}")), seed).unwrap();
-        }
-    }
-    let mut count = 0;
-    for entry in fs::read_dir(&folder).unwrap() {
-        parse(&fs::read(entry.unwrap().path()).unwrap());
-        count += 1;
-    }
-    assert!(count > 0, "{target} has a corpus");
-}
+use replay::replay;
+
+/// Some tenths of a second each in a build that is not optimised.
+const ROUNDS: u32 = 2_000;
 
 fn request(seed: u64) -> Vec<u8> {
     synthetic::request(seed, 5).encode_to_vec()
@@ -38,7 +22,7 @@ fn request(seed: u64) -> Vec<u8> {
 
 #[test]
 fn otlp_proto() {
-    replay("otlp_proto", fuzzing::otlp_proto, || {
+    replay("otlp_proto", fuzzing::otlp_proto, ROUNDS, || {
         vec![
             request(1),
             request(2),
@@ -51,7 +35,7 @@ fn otlp_proto() {
 
 #[test]
 fn otlp_json() {
-    replay("otlp_json", fuzzing::otlp_json, || {
+    replay("otlp_json", fuzzing::otlp_json, ROUNDS, || {
         let mut text = Vec::new();
         json::write(&tempopb::table::TRACE, &request(1), json::Dialect::Otlp, &mut text).unwrap();
         let odd = br#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"0af7651916cd43dd8448eb211c80319c","spanId":"b7ad6b7169203331","kind":"SPAN_KIND_SERVER","startTimeUnixNano":1.5e18,"attributes":[{"key":"\ud83d\ude00","value":{"doubleValue":"NaN"}},{"key":"b","value":{"bytesValue":"-_8"}},{"key":"n","value":{"kvlistValue":{"values":[{"key":"x","value":{"arrayValue":{"values":[{},{"boolValue":false}]}}}]}}}],"unknown":[null,true,{"a":-1e-5}]}]}]}]}"#;
@@ -66,7 +50,7 @@ fn otlp_json() {
 
 #[test]
 fn frame_decode() {
-    replay("frame_decode", fuzzing::frame_decode, || {
+    replay("frame_decode", fuzzing::frame_decode, ROUNDS, || {
         let (tenant, body) = (TenantId::single(), request(1));
         let scan = ingest::scan(&body, &ingest::IngestLimits::default(), |_| ShardId(0)).unwrap();
         let sub_batch = scan.into_sub_batches(&tenant, BatchHash(1)).pop().unwrap().sub_batch;
@@ -82,7 +66,7 @@ fn frame_decode() {
 
 #[test]
 fn decompress_stream() {
-    replay("decompress_stream", fuzzing::decompress_stream, || {
+    replay("decompress_stream", fuzzing::decompress_stream, ROUNDS, || {
         use std::io::{Read, Write};
         let plain = request(1);
         let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());

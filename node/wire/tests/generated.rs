@@ -12,7 +12,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 #[test]
 fn generated_code_is_up_to_date() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let set = protox::compile(["tempo.proto", "export.proto"], [root.join("proto")]).unwrap();
+    let set = protox::compile(["tempo.proto"], [root.join("proto")]).unwrap();
     let mut wanted = rust(&set);
     wanted.insert("tables.rs".to_owned(), tables(&set));
     let folder = root.join("src/generated");
@@ -169,7 +169,7 @@ fn constant(path: &str) -> String {
     } else {
         short
     };
-    let short = ["common.", "trace.", "export."]
+    let short = ["common.", "trace."]
         .iter()
         .fold(short, |name, prefix| name.trim_start_matches(prefix).to_owned());
     let mut out = String::new();

@@ -549,44 +549,6 @@ impl super::Tabled for super::common::v1::Resource {
     const TABLE: &'static Message = &RESOURCE;
 }
 
-/// `tempopb.export.v1.ErrorStatus`
-pub static ERROR_STATUS: Message = Message {
-    name: "ErrorStatus",
-    fields: &[
-        Field { number: 1, json: "code", kind: Kind::Int32, shape: Shape::Singular },
-        Field { number: 2, json: "message", kind: Kind::Text, shape: Shape::Singular },
-    ],
-};
-
-impl super::Tabled for super::export::v1::ErrorStatus {
-    const TABLE: &'static Message = &ERROR_STATUS;
-}
-
-/// `tempopb.export.v1.ExportTracePartialSuccess`
-pub static EXPORT_TRACE_PARTIAL_SUCCESS: Message = Message {
-    name: "ExportTracePartialSuccess",
-    fields: &[
-        Field { number: 1, json: "rejectedSpans", kind: Kind::Int64, shape: Shape::Singular },
-        Field { number: 2, json: "errorMessage", kind: Kind::Text, shape: Shape::Singular },
-    ],
-};
-
-impl super::Tabled for super::export::v1::ExportTracePartialSuccess {
-    const TABLE: &'static Message = &EXPORT_TRACE_PARTIAL_SUCCESS;
-}
-
-/// `tempopb.export.v1.ExportTraceServiceResponse`
-pub static EXPORT_TRACE_SERVICE_RESPONSE: Message = Message {
-    name: "ExportTraceServiceResponse",
-    fields: &[
-        Field { number: 1, json: "partialSuccess", kind: Kind::Message(&EXPORT_TRACE_PARTIAL_SUCCESS), shape: Shape::Singular },
-    ],
-};
-
-impl super::Tabled for super::export::v1::ExportTraceServiceResponse {
-    const TABLE: &'static Message = &EXPORT_TRACE_SERVICE_RESPONSE;
-}
-
 /// `tempopb.trace.v1.ResourceSpans`
 pub static RESOURCE_SPANS: Message = Message {
     name: "ResourceSpans",

@@ -86,11 +86,14 @@ pub enum Rejection {
     /// A value too long, under [`Oversize::Reject`].
     #[error("attribute value is too long")]
     Value,
+    /// The trace has as many live spans or bytes as it may.
+    #[error("trace is too large")]
+    TraceSize,
 }
 
 impl Rejection {
     /// Every reason, in the order of [`Outcome::rejections`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TraceId,
         Self::SpanId,
         Self::TooOld,
@@ -100,9 +103,10 @@ impl Rejection {
         Self::Links,
         Self::Key,
         Self::Value,
+        Self::TraceSize,
     ];
 
-    /// The `reason` label of the discarded-spans counter; the first two are Tempo's.
+    /// The `reason` label of the discarded-spans counter; the first two and the last are Tempo's.
     pub fn label(self) -> &'static str {
         match self {
             Self::TraceId => "invalid_trace_id",
@@ -114,6 +118,7 @@ impl Rejection {
             Self::Links => "too_many_links",
             Self::Key => "attribute_key_too_long",
             Self::Value => "attribute_value_too_long",
+            Self::TraceSize => "trace_too_large",
         }
     }
 }
@@ -134,6 +139,24 @@ pub struct Excess {
 }
 
 impl Excess {
+    /// Each part and its name in metrics.
+    pub fn parts(&self) -> [(&'static str, u64); 5] {
+        let Self {
+            attributes,
+            events,
+            links,
+            keys,
+            values,
+        } = *self;
+        [
+            ("attributes", attributes),
+            ("events", events),
+            ("links", links),
+            ("keys", keys),
+            ("values", values),
+        ]
+    }
+
     /// Whether nothing was beyond a limit.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
@@ -178,14 +201,20 @@ impl Outcome {
         self.rejections.iter().sum()
     }
 
-    pub(super) fn reject(&mut self, reason: Rejection) {
+    /// How often a span was rejected, for each reason that there was.
+    pub fn reasons(&self) -> impl Iterator<Item = (Rejection, u64)> + '_ {
+        let counted = Rejection::ALL.into_iter().zip(self.rejections);
+        counted.filter(|(_, count)| *count > 0)
+    }
+
+    pub(super) fn reject(&mut self, reason: Rejection, spans: u64) {
         self.first_rejection.get_or_insert(reason);
         let place = Rejection::ALL
             .iter()
             .zip(&mut self.rejections)
             .find(|(known, _)| **known == reason);
         if let Some((_, count)) = place {
-            *count += 1;
+            *count += spans;
         }
     }
 

@@ -9,6 +9,8 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 use proptest::prelude::*;
 use prost::Message;
 
+use model::table::TraceSize;
+
 use super::*;
 use crate::error::Kind;
 use crate::synthetic::{self, pair, text};
@@ -435,6 +437,130 @@ fn keys_and_values_are_limited_wherever_they_are() {
     );
 }
 
+/// Spans of trace `trace` with ids from 1 on, `bytes` each.
+fn spans_of(trace: u8, count: u8, bytes: usize) -> Vec<Span> {
+    let of = |id: u8| {
+        let mut span = Span {
+            trace_id: vec![trace; 16],
+            span_id: vec![id; 8],
+            ..Span::default()
+        };
+        let empty = span.encoded_len();
+        span.name = "x".repeat(bytes - empty - 2);
+        assert_eq!(span.encoded_len(), bytes);
+        span
+    };
+    (1..=count).map(of).collect()
+}
+
+/// Which of these spans are kept when trace 1 has `live` already: (trace, span id), and how many are rejected.
+fn kept(spans: Vec<Span>, limits: TraceLimits, live: TraceSize) -> (Vec<(u8, u8)>, u64) {
+    let body = body_of(spans);
+    let mut scan = scan(&body, &IngestLimits::default(), one_shard).unwrap();
+    scan.limit_traces(&limits, live, |shard, traces| {
+        assert_eq!(shard, ShardId(0));
+        let size = |trace: &TraceId| if trace.0[0] == 1 { live } else { TraceSize::default() };
+        traces.iter().map(size).collect()
+    });
+    let rejected = scan.outcome().rejected();
+    assert_eq!(scan.outcome().reasons().map(|(_, count)| count).sum::<u64>(), rejected);
+    let count = scan.span_count();
+    let kept: Vec<_> = stored(scan)
+        .iter()
+        .map(|span| (span.trace_id[0], span.span_id[0]))
+        .collect();
+    assert_eq!(kept.len(), count);
+    (kept, rejected)
+}
+
+#[test]
+fn a_trace_has_so_many_live_spans() {
+    let limits = TraceLimits {
+        bytes_max: u64::MAX,
+        spans_max: 5,
+    };
+    for (live, of_request, rejected) in [
+        (0, 4, 0),
+        (0, 5, 0),
+        (0, 6, 1),
+        (3, 1, 0),
+        (3, 2, 0),
+        (3, 3, 1),
+        (5, 1, 1),
+        (9, 2, 2),
+        (u32::MAX, 2, 2),
+    ] {
+        let live = TraceSize { bytes: 0, spans: live };
+        let mut spans = spans_of(1, of_request, 50);
+        spans.extend(spans_of(2, 2, 50));
+        let (kept, found) = kept(spans, limits, live);
+        assert_eq!(found, rejected, "{live:?} and {of_request}");
+        // The first ones of the trace, and all of the other.
+        let first = (1..=of_request - rejected as u8).map(|id| (1, id));
+        assert_eq!(kept, first.chain([(2, 1), (2, 2)]).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_trace_has_so_many_live_bytes() {
+    for (bytes_max, rejected) in [(399, 1), (400, 0), (401, 0), (349, 2), (0, 3)] {
+        let limits = TraceLimits {
+            bytes_max,
+            spans_max: 1000,
+        };
+        let live = TraceSize { bytes: 250, spans: 1 };
+        let (kept, found) = kept(spans_of(1, 3, 50), limits, live);
+        assert_eq!((kept.len() as u64 + found, found), (3, rejected), "{bytes_max}");
+    }
+    // After one that does not fit nothing more is taken, though it would fit.
+    let mut spans = spans_of(1, 2, 80);
+    spans[1].name.truncate(1);
+    let limits = TraceLimits {
+        bytes_max: 70,
+        spans_max: 1000,
+    };
+    assert_eq!(kept(spans, limits, TraceSize::default()), (vec![], 2));
+}
+
+#[test]
+fn nobody_is_asked_when_nothing_can_be_too_large() {
+    let body = body_of(spans_of(1, 4, 50));
+    let mut scan = scan(&body, &IngestLimits::default(), one_shard).unwrap();
+    let limits = TraceLimits {
+        bytes_max: 1000 + body.len() as u64,
+        spans_max: 10,
+    };
+    let live = TraceSize { bytes: 1000, spans: 6 };
+    scan.limit_traces(&limits, live, |_, _| panic!("asked"));
+    assert_eq!((scan.span_count(), scan.outcome().rejected()), (4, 0));
+}
+
+#[test]
+fn what_was_left_out_for_a_full_trace_may_be_sent_again() {
+    let body = body_of(spans_of(1, 4, 50));
+    let hashes = |spans_max: u64| {
+        let mut scan = scan(&body, &IngestLimits::default(), one_shard).unwrap();
+        let limits = TraceLimits {
+            bytes_max: u64::MAX,
+            spans_max,
+        };
+        scan.limit_traces(&limits, TraceSize::default(), |_, _| Vec::new());
+        scan.into_sub_batches(&TenantId::single(), BatchHash(7))
+            .iter()
+            .map(|routed| routed.sub_batch.header().hash)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        hashes(4),
+        [BatchHash(7)],
+        "a retry of a whole request is the same batch"
+    );
+    assert_eq!(hashes(3), hashes(3));
+    assert_ne!(hashes(3), hashes(4));
+    assert_ne!(hashes(3), hashes(2));
+    assert_eq!(hashes(0), []);
+}
+
 #[test]
 fn resources_and_scopes_have_the_limits_of_spans() {
     let make = |value: &str| {
@@ -582,6 +708,82 @@ fn different_resources_are_limited() {
             accepted,
             "{count}"
         );
+    }
+}
+
+#[test]
+fn a_resource_or_scope_in_pieces_is_one() {
+    let whole = synthetic::request(1, 1);
+    let (resource, scope) = (
+        whole.resource_spans[0].resource.clone().unwrap(),
+        whole.resource_spans[0].scope_spans[0].scope.clone().unwrap(),
+    );
+    let (early, late) = resource.attributes.split_at(2);
+    let piece = |attributes: &[KeyValue]| Resource {
+        attributes: attributes.to_vec(),
+        ..Resource::default()
+    };
+    let named = InstrumentationScope {
+        version: String::new(),
+        ..scope.clone()
+    };
+    let versioned = InstrumentationScope {
+        version: scope.version.clone(),
+        ..InstrumentationScope::default()
+    };
+    let field = |number: u32, bytes: &[u8]| {
+        let mut out = Vec::new();
+        model::proto::write_bytes(&mut out, number, bytes);
+        out
+    };
+    let message = |number: u32, message: &dyn Fn() -> Vec<u8>| field(number, &message());
+    let spans = message(2, &|| span().encode_to_vec());
+    let scope_spans = [
+        message(1, &|| named.encode_to_vec()),
+        spans,
+        message(1, &|| versioned.encode_to_vec()),
+    ];
+    let resource_spans = [
+        message(1, &|| piece(early).encode_to_vec()),
+        field(2, &scope_spans.concat()),
+        message(1, &|| piece(late).encode_to_vec()),
+    ];
+    let body = field(1, &resource_spans.concat());
+    // What any other reader of protobuf makes of it.
+    let expected = ExportTraceServiceRequest::decode(&body[..])
+        .unwrap()
+        .resource_spans
+        .remove(0);
+    assert_eq!(expected.resource.as_ref().unwrap().attributes, resource.attributes);
+    let scanned = scan(&body, &IngestLimits::default(), one_shard).unwrap();
+    let routed = scanned.into_sub_batches(&TenantId::single(), BatchHash(7)).remove(0);
+    let contents = routed.sub_batch.contents().unwrap();
+    let found = contents.spans().next().unwrap().unwrap();
+    let found = (contents.resource(found.resource), contents.scope(found.scope));
+    let found = (
+        Resource::decode(found.0.message.unwrap()).unwrap(),
+        InstrumentationScope::decode(found.1.message.unwrap()).unwrap(),
+    );
+    assert_eq!(Some(found.0), expected.resource);
+    assert_eq!(Some(found.1), expected.scope_spans[0].scope);
+
+    // The limits see the whole.
+    let limits = IngestLimits {
+        attributes_max: resource.attributes.len() - 1,
+        oversize: Oversize::Reject,
+        ..IngestLimits::default()
+    };
+    let scanned = scan(&body, &limits, one_shard).unwrap();
+    assert_eq!(scanned.outcome().first_rejection, Some(Rejection::Attributes));
+}
+
+#[test]
+fn resources_in_pieces_are_limited() {
+    let pieces = [[0x0a, 0], [0x0a, 0]].concat();
+    let group = [&[0x0a, pieces.len() as u8][..], &pieces].concat();
+    for (count, accepted) in [(DISTINCT_MAX, true), (DISTINCT_MAX + 1, false)] {
+        let body = group.repeat(count);
+        assert_eq!(scan(&body, &IngestLimits::default(), one_shard).is_ok(), accepted);
     }
 }
 
