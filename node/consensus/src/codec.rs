@@ -224,7 +224,7 @@ pub(crate) fn decode_snapshot(group: GroupId, bytes: &Bytes) -> Result<(Snapshot
     ))
 }
 
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     // The crate computes every width as 64 bits; CRC-32C fills the lower half.
     (checksum(CrcAlgorithm::Crc32Iscsi, bytes) & 0xffff_ffff) as u32
 }

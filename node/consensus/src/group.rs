@@ -141,7 +141,7 @@ impl<M: Machine> Group<M> {
         let permit = Permit::take(core.id, &core.budget, &core.node_budget, cost)?;
         if !payload.is_control() {
             core.wal
-                .admit(cost)
+                .admit_beside(cost, core.node_budget.in_flight_bytes())
                 .map_err(|source| ConsensusError::LogThrottled { source })?;
         }
         let (responder, outcome) = ProposalResponder::new(permit);

@@ -77,6 +77,8 @@
 
 mod codec;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod groups;
 #[cfg(test)]

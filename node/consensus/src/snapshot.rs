@@ -91,13 +91,22 @@ impl SnapshotFile {
         if self.vfs.list(&self.dir)?.contains(&temporary) {
             self.vfs.remove(&temporary)?;
         }
-        let file = self.vfs.create(&temporary)?;
-        file.write_vectored_at(&[IoSlice::new(&bytes)], 0)?;
-        file.sync_data()?;
-        self.vfs.rename(&temporary, &self.path())?;
-        self.vfs.sync_dir(&self.dir)?;
+        let written = self.write(&temporary, &bytes);
+        if written.is_err() {
+            // A full disk needs the room; what cannot be removed goes with the next attempt or the next start.
+            let _ = self.vfs.remove(&temporary);
+        }
+        written?;
         *current = Some(meta.clone());
         Ok(meta.clone())
+    }
+
+    fn write(&self, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.vfs.create(temporary)?;
+        file.write_vectored_at(&[IoSlice::new(bytes)], 0)?;
+        file.sync_data()?;
+        self.vfs.rename(temporary, &self.path())?;
+        self.vfs.sync_dir(&self.dir)
     }
 
     /// Reads the newest snapshot back; `None` if there is none yet.

@@ -367,13 +367,18 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     /// Writes on a thread that may wait for the disk: a few megabytes and a sync would hold up one of few workers.
+    ///
+    /// A disk that does not take the snapshot is no error: to openraft that would be the end of the group, and all that is
+    /// lost is that the log stays as long as it is. Whoever waits for the snapshot asks again.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, u64, openraft::EmptyNode, Bytes>> {
         let (file, next) = (self.file.clone(), self.next.take());
         let write = move || {
-            if let Some((meta, snapshot)) = next
-                && file.store(&meta, &snapshot)? == meta
-            {
-                return Ok(Snapshot { meta, snapshot });
+            if let Some((meta, snapshot)) = next {
+                match file.store(&meta, &snapshot) {
+                    Ok(stored) if stored == meta => return Ok(Snapshot { meta, snapshot }),
+                    Ok(_) => {}
+                    Err(error) => tracing::error!(%error, file = ?file, "cannot write a snapshot; the old one stays"),
+                }
             }
             // Without any, the snapshot of the beginning: openraft asks for one when it opens a log that was purged.
             // Ours was not, or `Groups::open` would have refused it.

@@ -27,7 +27,8 @@
 
 mod error;
 mod format;
-mod fuzz;
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod log;
 mod metrics;
@@ -47,7 +48,6 @@ mod wal;
 mod writer;
 
 pub use error::{ErrorKind, WalError};
-pub use fuzz::fuzz_recover;
 pub use metrics::{SYNC_MICROS_BOUNDS, WalMetrics};
 pub use options::{Drive, WalOptions};
 pub use real_vfs::RealVfs;

@@ -107,10 +107,18 @@ impl Log {
         WalError::Full { used, quota, disk_full }
     }
 
-    pub(crate) fn admit_to(&self, state: &State, bytes: usize) -> Result<(), WalError> {
+    pub(crate) fn admit_to(&self, state: &State, bytes: usize, under_way: usize) -> Result<(), WalError> {
         let usage = self.usage_of(state);
-        if usage.level >= Level::RejectWrites || usage.used + bytes as u64 >= self.limits.reject_bytes {
+        if usage.level >= Level::RejectWrites || usage.used + under_way as u64 >= self.limits.reject_bytes {
             return Err(self.full(state));
+        }
+        if !self.disk_has_room(state, under_way as u64) {
+            let (used, quota) = (usage.used, usage.quota);
+            return Err(WalError::Full {
+                used,
+                quota,
+                disk_full: true,
+            });
         }
         if state.queue_bytes > 0 && state.queue_bytes + bytes > self.options.queue_bytes_max {
             return Err(WalError::Throttled {
@@ -119,6 +127,28 @@ impl Log {
             });
         }
         Ok(())
+    }
+
+    /// Whether ordinary entries of so many bytes find room in segments that stand already, or that the file system has room
+    /// for. The reserve is not theirs.
+    fn disk_has_room(&self, state: &State, bytes: u64) -> bool {
+        // Entries do not fill a segment to its end: half of it may stay empty.
+        let wanted = bytes.saturating_mul(2);
+        let segment = u64::from(self.options.segment_bytes);
+        let spares = state.pool.ready.len() as u64;
+        let reserved = u64::from(self.options.reserved_segments);
+        let unused = u64::from(state.active_capacity().saturating_sub(state.tail.offset));
+        let here = unused + spares.saturating_sub(reserved) * segment;
+        if wanted <= here {
+            return true;
+        }
+        if state.pool.disk_full {
+            return false;
+        }
+        // Asked only near the end of what stands. Nobody knows better than the file system, if it does not know either.
+        let free = self.vfs.free_bytes(&self.dir).unwrap_or(u64::MAX) / segment;
+        let to_come = (spares + free).saturating_sub(reserved).saturating_mul(segment);
+        wanted <= unused.saturating_add(to_come)
     }
 
     /// Returns how many spare segments this kind of record must leave alone.

@@ -224,11 +224,17 @@ impl Wal {
     ///
     /// Errors: `Full` (answer 503), `Throttled` (answer 429), `Fatal`.
     pub fn admit(&self, bytes: usize) -> Result<(), WalError> {
+        self.admit_beside(bytes, bytes)
+    }
+
+    /// The same when `under_way` bytes were let in and may not be in the log yet, `bytes` among them: there must be room
+    /// for all of them, because an append that is refused later is the end of its group.
+    pub fn admit_beside(&self, bytes: usize, under_way: usize) -> Result<(), WalError> {
         let state = self.log.state.lock();
         if let Some(error) = &state.poisoned {
             return Err(error.clone());
         }
-        let admitted = self.log.admit_to(&state, bytes);
+        let admitted = self.log.admit_to(&state, bytes, under_way.max(bytes));
         if matches!(admitted, Err(WalError::Full { .. })) {
             self.log.metrics.refused_full.fetch_add(1, Relaxed);
         }

@@ -264,31 +264,3 @@ fn a_missing_segment_costs_every_group_that_cannot_prove_otherwise() {
     assert_eq!(recovery.damage.len(), 1);
     assert_eq!(recovery.damage[0].path, None);
 }
-
-#[test]
-fn arbitrary_bytes_never_panic() {
-    let sample = {
-        let vfs = sample();
-        vfs.contents(&segments(&vfs)[0]).unwrap()
-    };
-    vivace_wal::fuzz_recover(&[]);
-    vivace_wal::fuzz_recover(&sample);
-    let mut random = 7u64;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
-    for round in 0..2000 {
-        let mut bytes = sample.clone();
-        for _ in 0..1 + next() % 8 {
-            let at = (next() % bytes.len() as u64) as usize;
-            bytes[at] = next() as u8;
-        }
-        if round % 3 == 0 {
-            bytes.truncate((next() % 8192) as usize);
-        }
-        vivace_wal::fuzz_recover(&bytes);
-    }
-}

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use support::*;
 use vivace_wal::sim_vfs::Crash;
-use vivace_wal::{Drive, ErrorKind, GroupKey, Level, SimVfs, Wal, WalOptions};
+use vivace_wal::{Drive, ErrorKind, GroupKey, Level, SimVfs, Wal, WalError, WalOptions};
 
 /// 32 segments of 64 KiB, without threads.
 fn small() -> WalOptions {
@@ -84,6 +84,51 @@ fn levels_rise_and_fall() {
     assert_eq!(wal.usage().level, Level::Normal);
     assert_eq!(wal.metrics().segments_live.load(Relaxed), 1);
     assert!(wal.metrics().segments_pool.load(Relaxed) >= 8);
+}
+
+/// What was let in finds room although the file system has none left, however much of it is still under way.
+#[test]
+fn room_is_kept_for_what_is_under_way() {
+    let vfs = SimVfs::new(1);
+    let (wal, _) = open_ok(&vfs, small());
+    for index in 0..20 {
+        append(&wal, 1, index, 1000);
+        drain(&wal);
+    }
+    let segment = 64 << 10;
+    assert_eq!(
+        vfs.used_bytes(),
+        7 * segment,
+        "one in use, six spares, four of them held back"
+    );
+    let most = |wal: &Wal| {
+        let admitted = |under_way: &usize| wal.admit_beside(100, *under_way).is_ok();
+        (1..1000)
+            .map(|thousands| thousands * 1000)
+            .take_while(admitted)
+            .last()
+            .unwrap_or(0) as u64
+    };
+    // Without a limit the quota rules.
+    assert!(most(&wal) > 900_000);
+    // Two spares and the rest of the first segment, of which half may be wasted.
+    vfs.set_capacity(Some(7 * segment));
+    assert!((80_000..=92_000).contains(&most(&wal)), "{}", most(&wal));
+    let refused = wal.admit_beside(100, 100_000).unwrap_err();
+    assert!(matches!(refused, WalError::Full { disk_full: true, .. }), "{refused}");
+    vfs.set_capacity(Some(9 * segment));
+    assert!((145_000..=158_000).contains(&most(&wal)), "{}", most(&wal));
+    vfs.set_capacity(Some(7 * segment));
+    // All of it comes at once, in entries that waste as much as they can.
+    let mut index = 20;
+    let mut left = most(&wal);
+    while left > 0 {
+        let bytes = left.min(33_000);
+        wal.append(GroupKey(1), vec![entry(1, index, 1, bytes as usize)], ignore())
+            .unwrap();
+        drain(&wal);
+        (index, left) = (index + 1, left - bytes);
+    }
 }
 
 /// One entry, one vote and one purge mark of quiet groups, then a hundred segments of others.

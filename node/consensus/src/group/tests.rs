@@ -193,6 +193,43 @@ async fn a_snapshot_below_the_end_leaves_the_tail_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_without_room_for_a_snapshot_stops_no_group() {
+    let (node, group, journal) = single().await;
+    let first = propose(&group, "a").await.unwrap();
+    journal.snapshot_at(first);
+    group.snapshot_and_purge(first, SOON).await.unwrap();
+    let second = propose(&group, "b").await.unwrap();
+    journal.snapshot_at(second);
+    node.vfs.set_capacity(Some(node.vfs.used_bytes()));
+    let within = Duration::from_millis(300);
+    let error = group.snapshot_and_purge(second, within).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ConsensusError::TimedOut {
+                awaited: "snapshot",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    // It goes on, keeps what it has, and takes the snapshot when there is room.
+    let third = propose(&group, "c").await.unwrap();
+    assert_eq!(group.status().snapshot, first);
+    node.vfs.set_capacity(None);
+    assert_eq!(group.snapshot_and_purge(second, SOON).await.unwrap(), second);
+    let disk = node.disk_after(Crash::DropUnsynced);
+    node.stop().await;
+    let node = Node::start(1, disk, &MemoryNetwork::new());
+    let (group, journal) = node.open().await;
+    group.wait_recovered(SOON).await.unwrap();
+    assert_eq!(journal.installs(), [second]);
+    assert_eq!(journal.texts(), ["a", "b", "c"]);
+    assert!(group.status().applied >= third);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_of_nothing_is_not_taken() {
     let (node, group, journal) = single().await;
     propose(&group, "a").await.unwrap();

@@ -1,4 +1,4 @@
-//! Door for a fuzzer: arbitrary bytes as the only segment of a log.
+//! The entry for the fuzzer (`fuzz/`) and for the test that replays its corpus: any bytes as the only segment of a log.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,8 +6,7 @@ use std::sync::Arc;
 use crate::{Drive, SimVfs, Wal, WalOptions};
 
 /// Opens a log whose one segment file holds `bytes` and reads whatever it claims to hold. Panics on a bug only.
-#[doc(hidden)]
-pub fn fuzz_recover(bytes: &[u8]) {
+pub fn recover(bytes: &[u8]) {
     let dir = Path::new("/wal");
     let vfs = SimVfs::new(0);
     vfs.put(&dir.join("segment-00000001.wal"), bytes.to_vec());

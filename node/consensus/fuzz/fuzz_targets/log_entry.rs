@@ -1,0 +1,5 @@
+//! Fuzzes `consensus::fuzzing::log_entry`; the corpus is replayed by an ordinary test.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| consensus::fuzzing::log_entry(bytes));
