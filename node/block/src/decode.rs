@@ -97,6 +97,16 @@ impl Chunk<'_> {
         Ok(Some(dictionary))
     }
 
+    /// Whether every page is what was written.
+    pub(crate) fn verify(&self) -> Result<(), Bad> {
+        let mut at = 0;
+        for page in self.meta.dictionary.iter().chain(&self.meta.pages) {
+            self.stored(at, page, Bad { at, what: "page" })?;
+            at += page.header + page.stored;
+        }
+        Ok(())
+    }
+
     /// The pages `from..to`. Rows count from page `from`'s first.
     pub(crate) fn decode(&self, from: usize, to: usize) -> Result<Decoded, Bad> {
         let pages = self.meta.pages.get(from..to).ok_or(Bad {

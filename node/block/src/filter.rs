@@ -9,6 +9,7 @@ use model::TraceId;
 use crate::bloom;
 use crate::error::{Error, Result};
 use crate::index::BlockIndex;
+use crate::range::{RangeReader, read_checked};
 use crate::schema::AttributeKey;
 use crate::section::{TAIL_SEED, TRACE_SEED, read_filters};
 
@@ -28,6 +29,13 @@ impl Filters {
             what: "bloom section",
         })?;
         Ok(Self { bytes, by_seed })
+    }
+
+    /// Reads a bloom section: one request, which needs no index and may go beside the one for it.
+    pub async fn read(reader: &Arc<dyn RangeReader>, object: &str, range: Range<u64>) -> Result<Self> {
+        let object: Arc<str> = object.into();
+        let open = |bytes| Self::open(&object, range.start, bytes);
+        read_checked(reader, &object, range.clone(), open).await
     }
 
     fn filter(&self, seed: u64) -> Option<&[u8]> {

@@ -22,7 +22,8 @@ mod encode;
 mod error;
 mod filter;
 pub mod format;
-mod fuzz;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod index;
 mod merge;
@@ -40,7 +41,6 @@ mod writer;
 
 pub use error::{Error, Kind, Result};
 pub use filter::Filters;
-pub use fuzz::fuzz_open;
 pub use index::{BlockIndex, CatalogueEntry, Fence, Totals};
 pub use merge::{MERGE_INPUTS_MAX, MergeOptions, merge};
 pub use range::{MemoryReader, RangeReader, StoreReader};

@@ -215,7 +215,8 @@ impl<'a> Input<'a> {
     }
 
     async fn open_next(&mut self) -> Result<()> {
-        let rows = self.block.row_group(self.next_group, Columns::All).await?;
+        let whole = |rows: &RowGroup| rows.verify().map(|()| rows.clone());
+        let rows = self.block.read_row_group(self.next_group, Columns::All, whole).await?;
         self.next_group += 1;
         let (ordinals, ids) = rows.traces()?;
         let mut starts: Vec<u32> = (0..ids.len() as u32)

@@ -1,7 +1,10 @@
 //! Where the bytes of a block come from.
 //!
-//! [`RangeReader`] stands between the reader and the object store so that a cache can be put there; there are two real
-//! ones, the store itself and the node's cache. It answers whole ranges or an error: never fewer bytes.
+//! [`RangeReader`] stands between the reader and the object store so that a cache, or whoever watches over the store, can
+//! be put there. It answers whole ranges or an error: never fewer bytes.
+//!
+//! What was read and does not match its checksum is read once more before anybody hears of it: bits flip on the wire more
+//! often than at rest.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -13,7 +16,7 @@ use futures::stream::{FuturesOrdered, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Reads byte ranges of objects.
 pub trait RangeReader: Debug + Send + Sync {
@@ -21,6 +24,77 @@ pub trait RangeReader: Debug + Send + Sync {
     ///
     /// Cancel: nothing is left behind.
     fn read<'a>(&'a self, object: &'a Arc<str>, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Result<Vec<Bytes>>>;
+
+    /// Reads again, past whatever is kept, ranges whose bytes did not match their checksums.
+    fn read_again<'a>(&'a self, object: &'a Arc<str>, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Result<Vec<Bytes>>> {
+        self.read(object, ranges)
+    }
+
+    /// Is told of bytes that did not match their checksums twice.
+    fn damaged(&self, error: &Error) {
+        let _ = error;
+    }
+}
+
+/// Whether bytes are asked for for the first time, or because they were wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// From wherever they are.
+    First,
+    /// From where they were written.
+    Again,
+}
+
+impl Look {
+    pub(crate) async fn read(
+        self,
+        reader: &Arc<dyn RangeReader>,
+        object: &Arc<str>,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<Bytes>> {
+        match self {
+            Self::First => reader.read(object, ranges).await,
+            Self::Again => reader.read_again(object, ranges).await,
+        }
+    }
+
+    /// Whether this outcome is to be had with a second look; the reader is told when that is over.
+    pub(crate) fn is_not_enough<T>(self, reader: &Arc<dyn RangeReader>, outcome: &Result<T>) -> bool {
+        match outcome {
+            Err(error) if error.kind() == Kind::Corrupt => {
+                if self == Self::Again {
+                    reader.damaged(error);
+                }
+                self == Self::First
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Reads one range and takes it apart, looking twice.
+pub(crate) async fn read_checked<T>(
+    reader: &Arc<dyn RangeReader>,
+    object: &Arc<str>,
+    range: Range<u64>,
+    take_apart: impl Fn(Bytes) -> Result<T>,
+) -> Result<T> {
+    let ranges = std::slice::from_ref(&range);
+    let one = |parts: Vec<Bytes>| match parts.into_iter().next() {
+        Some(bytes) => take_apart(bytes),
+        None => Err(Error::Corrupt {
+            object: object.clone(),
+            offset: range.start,
+            what: "answer to a range",
+        }),
+    };
+    let first = Look::First.read(reader, object, ranges).await.and_then(one);
+    if !Look::First.is_not_enough(reader, &first) {
+        return first;
+    }
+    let again = Look::Again.read(reader, object, ranges).await.and_then(one);
+    Look::Again.is_not_enough(reader, &again);
+    again
 }
 
 /// Reads straight from the object store, one request per range, all at once.

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::filter::Filters;
 use crate::format::PAGE_ROWS;
 use crate::index::BlockIndex;
-use crate::range::RangeReader;
+use crate::range::{Look, RangeReader, read_checked};
 use crate::rows::{SpanRows, TextView};
 use crate::schema::{AttributeKey, Field};
 use crate::writer::SectionSummary;
@@ -74,8 +74,10 @@ impl Block {
         tenant: &TenantId,
     ) -> Result<Self> {
         let object: Arc<str> = object.into();
-        let bytes = read_one(&reader, &object, location.index.clone()).await?;
-        let index = BlockIndex::open(&object, location.index.start, &bytes, tenant)?;
+        let index = read_checked(&reader, &object, location.index.clone(), |bytes| {
+            BlockIndex::open(&object, location.index.start, &bytes, tenant)
+        })
+        .await?;
         Ok(Self {
             reader,
             object,
@@ -104,8 +106,7 @@ impl Block {
 
     /// Reads the filters: one request. To be cached.
     pub async fn filters(&self, location: &SectionLocation) -> Result<Filters> {
-        let bytes = read_one(&self.reader, &self.object, location.bloom.clone()).await?;
-        Filters::open(&self.object, location.bloom.start, bytes)
+        Filters::read(&self.reader, &self.object, location.bloom.clone()).await
     }
 
     /// The object ranges that [`Block::row_group`] would fetch, for budgets and prefetching.
@@ -138,10 +139,42 @@ impl Block {
         Ok(merged)
     }
 
-    /// Fetches columns of a row group.
+    /// Fetches columns of a row group and hands them to `read`, once more if they turn out to be damaged.
+    pub async fn read_row_group<T>(
+        &self,
+        group: usize,
+        columns: Columns<'_>,
+        mut read: impl FnMut(&RowGroup) -> Result<T>,
+    ) -> Result<T> {
+        let first = self.fetch(group, columns, Look::First).await;
+        let first = first.and_then(|rows| read(&rows));
+        if !Look::First.is_not_enough(&self.reader, &first) {
+            return first;
+        }
+        let again = self.fetch(group, columns, Look::Again).await;
+        let again = again.and_then(|rows| read(&rows));
+        Look::Again.is_not_enough(&self.reader, &again);
+        again
+    }
+
+    /// Fetches columns of a row group. Nothing is checked before it is decoded; [`Block::read_row_group`] looks twice.
     pub async fn row_group(&self, group: usize, columns: Columns<'_>) -> Result<RowGroup> {
+        self.fetch(group, columns, Look::First).await
+    }
+
+    /// The same once more, past whatever is kept: what came first turned out to be damaged.
+    pub async fn row_group_again(&self, group: usize, columns: Columns<'_>) -> Result<RowGroup> {
+        self.fetch(group, columns, Look::Again).await
+    }
+
+    /// Says that bytes read a second time are damaged too; for whoever decodes what [`Block::row_group_again`] gave.
+    pub fn report<T>(&self, second_look: &Result<T>) {
+        Look::Again.is_not_enough(&self.reader, second_look);
+    }
+
+    async fn fetch(&self, group: usize, columns: Columns<'_>, look: Look) -> Result<RowGroup> {
         let ranges = self.ranges(group, columns)?;
-        let parts = self.reader.read(&self.object, &ranges).await?;
+        let parts = look.read(&self.reader, &self.object, &ranges).await?;
         let base = self.index.fences()[group].offset;
         let parts = ranges.iter().map(|r| r.start - base).zip(parts).collect();
         Ok(RowGroup {
@@ -173,18 +206,20 @@ impl Block {
         };
         let page = meta.dictionary.as_ref().ok_or_else(corrupt)?;
         let range = at..at + u64::from(page.header) + u64::from(page.stored);
-        let bytes = read_one(&self.reader, &self.object, range).await?;
-        let chunk = Chunk {
-            meta: &meta,
-            bytes: &bytes,
-            form: Field::TraceId.form(),
-            optional: false,
-            rows: fence.rows,
+        let ids = |bytes: Bytes| {
+            let chunk = Chunk {
+                meta: &meta,
+                bytes: &bytes,
+                form: Field::TraceId.form(),
+                optional: false,
+                rows: fence.rows,
+            };
+            match chunk.dictionary() {
+                Ok(Some(Dictionary::Fixed16(ids))) => Ok(ids.into_iter().map(TraceId).collect()),
+                _ => Err(corrupt()),
+            }
         };
-        match chunk.dictionary() {
-            Ok(Some(Dictionary::Fixed16(ids))) => Ok(ids.into_iter().map(TraceId).collect()),
-            _ => Err(corrupt()),
-        }
+        read_checked(&self.reader, &self.object, range, ids).await
     }
 
     /// All spans of a trace, in preorder; empty when it is not here. One request, or one per piece of a trace that was
@@ -192,22 +227,19 @@ impl Block {
     pub async fn trace(&self, trace: &TraceId) -> Result<Vec<SpanRows>> {
         let mut found = Vec::new();
         for group in self.index.groups_of_trace(trace) {
-            let row_group = self.row_group(group, Columns::All).await?;
-            if let Some(rows) = row_group.trace_rows(trace)? {
-                found.push(row_group.spans(rows)?);
-            }
+            found.extend(self.trace_in(group, trace).await?);
         }
         Ok(found)
     }
-}
 
-pub(crate) async fn read_one(reader: &Arc<dyn RangeReader>, object: &Arc<str>, range: Range<u64>) -> Result<Bytes> {
-    let mut parts = reader.read(object, std::slice::from_ref(&range)).await?;
-    parts.pop().ok_or(Error::Corrupt {
-        object: object.clone(),
-        offset: range.start,
-        what: "answer to a range",
-    })
+    /// The spans of a trace in one row group, in preorder; `None` when it is not there. One request.
+    pub async fn trace_in(&self, group: usize, trace: &TraceId) -> Result<Option<SpanRows>> {
+        self.read_row_group(group, Columns::All, |row_group| {
+            let rows = row_group.trace_rows(trace)?;
+            rows.map(|rows| row_group.spans(rows)).transpose()
+        })
+        .await
+    }
 }
 
 /// Fetched columns of one row group. Cloning shares the bytes.
@@ -312,6 +344,18 @@ impl RowGroup {
             rows: self.len() as u32,
         };
         read(&chunk).map_err(|bad| self.corrupt(column, bad))
+    }
+
+    /// Checks every page of the columns that were fetched, which decoding does too but only for what it needs.
+    pub fn verify(&self) -> Result<()> {
+        for column in 0..self.index.schema().len() {
+            match self.chunk(column, |chunk| chunk.verify()) {
+                // Not among the columns that were asked for.
+                Err(Error::NoSuch { .. }) => {}
+                checked => checked?,
+            }
+        }
+        Ok(())
     }
 
     fn decode(&self, column: usize) -> Result<Decoded> {

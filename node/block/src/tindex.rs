@@ -23,8 +23,8 @@ use crate::cursor::{Cursor, put_bytes, put_varint};
 use crate::error::{Error, Result};
 use crate::format::{ROW_GROUPS_MAX, ZSTD_LEVEL, part_is_sane};
 use crate::page::crc32;
-use crate::range::RangeReader;
-use crate::reader::{Block, SectionLocation, read_one};
+use crate::range::{RangeReader, read_checked};
+use crate::reader::{Block, SectionLocation};
 
 /// Entries of one index, at most: 16 bytes each while it is built, 128 MiB together. Split the set of blocks beyond that.
 pub const ENTRIES_MAX: usize = 8 << 20;
@@ -115,8 +115,8 @@ impl TraceIndexWriter {
         Ok(())
     }
 
-    /// The bytes of the index.
-    pub fn finish(mut self) -> Result<Vec<u8>> {
+    /// The bytes of the index, and where its directory starts in them: remember it, it is what [`TraceIndex::open`] reads.
+    pub fn finish(mut self) -> Result<(Vec<u8>, u64)> {
         self.entries.sort_unstable();
         self.entries.dedup();
         let mut out = Vec::with_capacity(self.entries.len() * 5);
@@ -161,7 +161,7 @@ impl TraceIndexWriter {
         out.extend_from_slice(&0u16.to_le_bytes());
         out.extend_from_slice(&MAGIC);
         debug_assert_eq!((out.len() - tail_start) as u64, TAIL_BYTES);
-        Ok(out)
+        Ok((out, offset))
     }
 }
 
@@ -196,54 +196,17 @@ pub struct TraceIndex {
 }
 
 impl TraceIndex {
-    /// Opens the index of `bytes` bytes in `object`: two requests.
-    pub async fn open(reader: Arc<dyn RangeReader>, object: &str, bytes: u64, tenant: &TenantId) -> Result<Self> {
+    /// Opens an index in `object`. `range` goes from the start of its directory to its end: one request.
+    pub async fn open(
+        reader: Arc<dyn RangeReader>,
+        object: &str,
+        range: Range<u64>,
+        tenant: &TenantId,
+    ) -> Result<Self> {
         let object: Arc<str> = object.into();
-        let corrupt = |offset, what| Error::Corrupt {
-            object: object.clone(),
-            offset,
-            what,
-        };
-        let start = bytes
-            .checked_sub(TAIL_BYTES)
-            .ok_or_else(|| corrupt(0, "trace index tail"))?;
-        let tail = read_one(&reader, &object, start..bytes).await?;
-        let mut c = Cursor::new(&tail);
-        let mut head = || {
-            Some((
-                c.u64()?,
-                c.u32()?,
-                c.u32()?,
-                c.u32()?,
-                c.u16()?,
-                c.u16()?,
-                c.array::<4>()?,
-            ))
-        };
-        let (offset, stored, plain, crc, version, _, magic) =
-            head().ok_or_else(|| corrupt(start, "trace index tail"))?;
-        if magic == MAGIC && version > VERSION {
-            return Err(Error::TooNew {
-                object: object.clone(),
-                found: version,
-                known: VERSION,
-            });
-        }
-        if magic != MAGIC
-            || version == 0
-            || offset.checked_add(stored.into()) != Some(start)
-            || !part_is_sane(stored as usize, plain)
-        {
-            return Err(corrupt(start, "trace index tail"));
-        }
-        let packed = read_one(&reader, &object, offset..start).await?;
-        let directory = if crc32(&packed) == crc {
-            zstd::bulk::decompress(&packed, plain as usize).ok()
-        } else {
-            None
-        };
-        let opened = directory.as_deref().and_then(|d| read_directory(d, offset));
-        let (owner, blocks, pages) = opened.ok_or_else(|| corrupt(offset, "trace index directory"))?;
+        let offset = range.start;
+        let (owner, blocks, pages) =
+            read_checked(&reader, &object, range, |bytes| open_directory(&object, offset, &bytes)).await?;
         if owner != *tenant {
             return Err(Error::WrongTenant { object, offset });
         }
@@ -253,6 +216,12 @@ impl TraceIndex {
             blocks,
             pages,
         })
+    }
+
+    /// Bytes it holds in memory.
+    pub fn memory_bytes(&self) -> usize {
+        let of_block = |block: &IndexedBlock| 96 + block.object.len() + 16 * block.row_groups.len();
+        self.blocks.iter().map(of_block).sum::<usize>() + 40 * self.pages.len()
     }
 
     /// The blocks it covers.
@@ -272,10 +241,14 @@ impl TraceIndex {
             offset: range.start,
             what: "trace index page",
         };
-        let bytes: Bytes = read_one(&self.reader, &self.object, range.clone()).await?;
-        if crc32(&bytes) != *crc {
-            return Err(corrupt());
-        }
+        let bytes = read_checked(&self.reader, &self.object, range.clone(), |bytes: Bytes| {
+            if crc32(&bytes) == *crc {
+                Ok(bytes)
+            } else {
+                Err(corrupt())
+            }
+        })
+        .await?;
         let mut places = Vec::new();
         let mut c = Cursor::new(&bytes);
         let mut here = *first;
@@ -296,6 +269,53 @@ impl TraceIndex {
         }
         Ok(places)
     }
+}
+
+/// Takes apart what stands from the directory's start at `offset` to the end of the index.
+fn open_directory(object: &Arc<str>, offset: u64, bytes: &[u8]) -> Result<Directory> {
+    let corrupt = |at: usize, what| Error::Corrupt {
+        object: object.clone(),
+        offset: offset + at as u64,
+        what,
+    };
+    let start = bytes.len().saturating_sub(TAIL_BYTES as usize);
+    let (packed, tail) = bytes.split_at(start);
+    let mut c = Cursor::new(tail);
+    let mut head = || {
+        Some((
+            c.u64()?,
+            c.u32()?,
+            c.u32()?,
+            c.u32()?,
+            c.u16()?,
+            c.u16()?,
+            c.array::<4>()?,
+        ))
+    };
+    let (directory, stored, plain, crc, version, _, magic) =
+        head().ok_or_else(|| corrupt(start, "trace index tail"))?;
+    if magic == MAGIC && version > VERSION {
+        return Err(Error::TooNew {
+            object: object.clone(),
+            found: version,
+            known: VERSION,
+        });
+    }
+    let is_sane = magic == MAGIC
+        && version != 0
+        && directory == offset
+        && stored as usize == packed.len()
+        && part_is_sane(stored as usize, plain);
+    if !is_sane {
+        return Err(corrupt(start, "trace index tail"));
+    }
+    let directory = if crc32(packed) == crc {
+        zstd::bulk::decompress(packed, plain as usize).ok()
+    } else {
+        None
+    };
+    let opened = directory.as_deref().and_then(|d| read_directory(d, offset));
+    opened.ok_or_else(|| corrupt(0, "trace index directory"))
 }
 
 type Directory = (TenantId, Vec<IndexedBlock>, Vec<(u64, Range<u64>, u32)>);

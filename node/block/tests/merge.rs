@@ -195,9 +195,10 @@ fn the_trace_index_finds_every_trace_of_every_block() {
     for (block, (_, summary)) in opened.iter().zip(&blocks) {
         wait(writer.add(block, &(&summary.sections[0]).into())).unwrap();
     }
-    let bytes = writer.finish().unwrap();
-    let reader = Arc::new(MemoryReader::new(Bytes::from(bytes.clone())));
-    let index = wait(TraceIndex::open(reader, "tindex", bytes.len() as u64, &tenant)).unwrap();
+    let (bytes, directory) = writer.finish().unwrap();
+    let range = directory..bytes.len() as u64;
+    let reader = Arc::new(MemoryReader::new(Bytes::from(bytes)));
+    let index = wait(TraceIndex::open(reader, "tindex", range, &tenant)).unwrap();
     assert_eq!(index.blocks().len(), 4);
     for chunk in spans.chunks(10) {
         let trace = TraceId(chunk[0].span.trace_id.clone().try_into().unwrap());

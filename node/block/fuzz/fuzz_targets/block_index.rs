@@ -1,0 +1,5 @@
+//! Fuzzes `block::fuzzing::block_index`; the corpus is replayed by an ordinary test.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| block::fuzzing::block_index(bytes));

@@ -1,0 +1,5 @@
+//! Fuzzes `block::fuzzing::column_chunk`; the corpus is replayed by an ordinary test.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| block::fuzzing::column_chunk(bytes));
