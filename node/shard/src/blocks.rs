@@ -1,14 +1,16 @@
 //! Blocks that exist, opened: indexes and filters in a bounded cache, and which traces lie in more than one place.
 //!
-//! What always holds: what is cached belongs to a block id, and a block never changes, so nothing here goes stale; a
-//! section opened for a tenant was checked to be that tenant's.
+//! What always holds: what is cached belongs to a block or index by its name, and neither ever changes, so nothing here goes
+//! stale; a section opened for a tenant was checked to be that tenant's.
 
 use std::collections::HashSet;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use block::tindex::{Place, TraceIndex};
 use block::{Block, BlockIndex, Filters, RangeReader, SectionLocation, StoreReader};
+use futures::stream::{self, StreamExt};
 use hashbrown::HashMap;
 use model::column::Dict;
 use model::{BlockId, Scope, TenantId, TraceId};
@@ -18,7 +20,7 @@ use parking_lot::Mutex;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::catalog::{BlockRecord, CatalogView, SplitTraces};
+use crate::catalog::{BlockRecord, CatalogView, ObjectId, SplitTraces, TraceIndexRecord};
 use crate::chunk::row_group::read_error;
 use crate::error::{Error, Result};
 use crate::spool::SpooledBlock;
@@ -26,6 +28,9 @@ use crate::store::Store;
 
 /// Ids a catalog record lists; beyond, every trace of the block counts as split. 16 bytes each make 256 KiB.
 pub const SPLIT_TRACES_MAX: usize = 16 * 1024;
+
+/// Blocks opened at once. Most are in the cache already.
+const OPENS_IN_FLIGHT: usize = 16;
 
 /// Per scope and key: one value per owner, or `None` when no owner has the attribute.
 type OwnerValues = HashMap<(Scope, Arc<str>), Option<Arc<Dict>>>;
@@ -86,6 +91,41 @@ impl Weighter<BlockId, Arc<OpenBlock>> for ByBytes {
     }
 }
 
+/// A merged trace-id index, ready to be asked.
+#[derive(Debug)]
+pub struct OpenIndex {
+    index: TraceIndex,
+    /// Number of each block, by its object and where its index section starts.
+    numbers: HashMap<(ObjectId, u64), u32>,
+}
+
+impl OpenIndex {
+    /// The number that [`OpenIndex::find`] gives the block; `None` when it is not covered.
+    pub fn number_of(&self, record: &BlockRecord) -> Option<u32> {
+        self.numbers.get(&(record.object, record.index.offset)).copied()
+    }
+
+    /// Where a trace may be: one small read. Some of the blocks may have left the catalog.
+    pub async fn find(&self, trace: &TraceId) -> Result<Vec<Place>> {
+        Ok(self.index.find(trace).await?)
+    }
+
+    /// Bytes of a row group of a block, to be fetched before the block is opened.
+    pub fn row_group(&self, place: Place) -> Option<std::ops::Range<u64>> {
+        let block = self.index.blocks().get(place.block as usize)?;
+        block.row_groups.get(place.row_group as usize).cloned()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct IndexByBytes;
+
+impl Weighter<ObjectId, Arc<OpenIndex>> for IndexByBytes {
+    fn weight(&self, _: &ObjectId, index: &Arc<OpenIndex>) -> u64 {
+        (index.index.memory_bytes() + 48 * index.numbers.len() + 1024) as u64
+    }
+}
+
 /// What is known of a live table or spooled block against the blocks of the catalog: per block how many of its traces
 /// were checked, and which of those may be in it too.
 type Checked = HashMap<BlockId, (usize, Vec<TraceId>)>;
@@ -109,6 +149,7 @@ pub struct Blocks {
     reader: Arc<dyn RangeReader>,
     spool: Arc<dyn RangeReader>,
     open: Cache<BlockId, Arc<OpenBlock>, ByBytes>,
+    indexes: Cache<ObjectId, Arc<OpenIndex>, IndexByBytes>,
     /// Per tenant: the union of what the records of one catalog revision list.
     listed: Mutex<HashMap<TenantId, Listed>>,
     /// Per part of a tail, by its address-free identity (group, first log index, tenant).
@@ -142,6 +183,8 @@ impl Blocks {
             spool: Arc::new(StoreReader::new(local)),
             // About 300 KB per block of a million spans.
             open: Cache::with_weighter((cache_bytes / (256 << 10)).max(64) as usize, cache_bytes, ByBytes),
+            // Beside it: some 40 KB per million traces.
+            indexes: Cache::with_weighter(256, (cache_bytes / 4).max(1 << 20), IndexByBytes),
             listed: Mutex::default(),
             checked: Mutex::default(),
             pairs: Mutex::default(),
@@ -149,13 +192,52 @@ impl Blocks {
         })
     }
 
-    /// Opens a block the catalog names: two small reads, or none when it is cached.
+    /// The block, if it is open already.
+    pub fn cached(&self, id: BlockId) -> Option<Arc<OpenBlock>> {
+        self.open.get(&id)
+    }
+
+    /// Opens a trace-id index the catalog names: one read, or none when it is cached.
+    pub async fn open_index(&self, record: &TraceIndexRecord) -> Result<Arc<OpenIndex>> {
+        let load = async {
+            let path = self.store.path(&record.object.path);
+            let footer = record.object.footer;
+            let range = footer.offset..footer.end().unwrap_or(record.object.bytes);
+            let reader = Arc::clone(&self.reader);
+            let index = TraceIndex::open(reader, path.as_ref(), range, &record.tenant).await?;
+            let numbers = (0..).zip(index.blocks()).filter_map(|(number, block)| {
+                let object = Store::object_of_key(&block.object)?;
+                Some(((object, block.location.index.start), number))
+            });
+            let numbers = numbers.collect();
+            Ok(Arc::new(OpenIndex { index, numbers }))
+        };
+        self.indexes.get_or_insert_async(&record.object.id, load).await
+    }
+
+    /// Reads bytes of a block's object, unchecked.
+    pub(crate) async fn read_raw(
+        &self,
+        view: &CatalogView,
+        record: &BlockRecord,
+        range: std::ops::Range<u64>,
+    ) -> Result<(Arc<str>, bytes::Bytes)> {
+        let path: Arc<str> = self.path_of(view, record)?.as_ref().into();
+        let mut parts = self.reader.read(&path, std::slice::from_ref(&range)).await?;
+        let bytes = parts.pop().unwrap_or_default();
+        Ok((path, bytes))
+    }
+
+    fn path_of(&self, view: &CatalogView, record: &BlockRecord) -> Result<object_store::path::Path> {
+        let object = view.object(record.object);
+        let object = object.ok_or_else(|| Error::Ring("block without object".to_owned()))?;
+        Ok(self.store.path(&object.path))
+    }
+
+    /// Opens a block the catalog names: two small reads at the same time, or none when it is cached.
     pub async fn open(&self, view: &CatalogView, record: &BlockRecord) -> Result<Arc<OpenBlock>> {
         let load = async {
-            let object = view
-                .object(record.object)
-                .ok_or_else(|| Error::Ring("block without object".to_owned()))?;
-            let path = self.store.path(&object.path);
+            let path = self.path_of(view, record)?;
             let location = SectionLocation {
                 index: record.index.offset..record.index.offset + record.index.length,
                 bloom: record.bloom.offset..record.bloom.offset + record.bloom.length,
@@ -188,8 +270,9 @@ impl Blocks {
         tenant: &TenantId,
         spooled: Option<Arc<SpooledBlock>>,
     ) -> Result<Arc<OpenBlock>> {
-        let block = Block::open(Arc::clone(reader), path, location, tenant).await?;
-        let filters = block.filters(location).await?;
+        let block = Block::open(Arc::clone(reader), path, location, tenant);
+        let filters = Filters::read(reader, path, location.bloom.clone());
+        let (block, filters) = futures::try_join!(block, filters)?;
         Ok(Arc::new(OpenBlock {
             block,
             filters,
@@ -211,8 +294,12 @@ impl Blocks {
         cut_within: &[TraceId],
     ) -> Result<SplitTraces> {
         let mut split: HashSet<TraceId> = cut_within.iter().copied().collect();
-        for record in view.blocks_of(tenant) {
-            let block = match self.open(view, record).await {
+        let opened = stream::iter(view.blocks_of(tenant).map(Arc::clone));
+        let mut opened = opened
+            .map(|record| async move { (self.open(view, &record).await, record) })
+            .buffer_unordered(OPENS_IN_FLIGHT);
+        while let Some((block, record)) = opened.next().await {
+            let block = match block {
                 Ok(block) => Some(block),
                 Err(error) if error.damaged_object().is_some() => {
                     self.unlistable.fetch_add(1, Ordering::Relaxed);
@@ -320,6 +407,6 @@ impl Blocks {
 
     /// Bytes of indexes and filters in memory.
     pub fn cached_bytes(&self) -> u64 {
-        self.open.weight()
+        self.open.weight() + self.indexes.weight()
     }
 }

@@ -11,6 +11,8 @@
 //!   otherwise nothing changes.
 //! - **Nothing is deleted while it may be read.** An object leaves the catalog when no block is in it any more, and is
 //!   then listed for deletion not before [`DELETE_GRACE_NANOS`] later. It is forgotten only after that.
+//! - **An index is only an index.** Merged trace-id indexes are objects of a tenant beside its blocks. They come, go and are
+//!   replaced without a block being any more or less visible, and leave with the tenant's last block.
 //! - **Names do not wait.** A flush whose object was named more than [`NAME_AGE_MAX_NANOS`] ago is refused. The collector
 //!   of orphans deletes objects of twice that age that are not in the catalog, so it can never race a slow upload.
 //!
@@ -24,7 +26,9 @@ mod view;
 
 pub use self::command::{Change, Command, DeleteReason, Refusal};
 pub use self::encoding::DecodeError;
-pub use self::record::{BlockRecord, ByteRange, LogRange, ObjectId, ObjectRecord, SplitTraces};
+pub use self::record::{
+    AHEAD_NANOS, BlockRecord, ByteRange, LogRange, ObjectId, ObjectRecord, SplitTraces, TraceIndexRecord,
+};
 pub use self::view::{CatalogView, PendingObject, TenantBlocks};
 
 use std::collections::BTreeMap;
@@ -32,7 +36,7 @@ use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
-use model::{BlockId, Generation, LogIndex, ShardId};
+use model::{BlockId, Generation, LogIndex, ShardId, TenantId};
 
 /// How long an object is kept after no block is in it any more: the longest query plus as much again.
 pub const DELETE_GRACE_NANOS: u64 = 3_600 * NANOS_PER_SECOND;
@@ -40,6 +44,9 @@ pub const DELETE_GRACE_NANOS: u64 = 3_600 * NANOS_PER_SECOND;
 pub const NAME_AGE_MAX_NANOS: u64 = 12 * 3_600 * NANOS_PER_SECOND;
 /// Most blocks a catalog holds: about 300 MB of state, far beyond where older records should have been folded away.
 pub const BLOCKS_MAX: usize = 1_000_000;
+/// Most trace-id indexes of one tenant: each costs a lookup one small read. Sizes double from one to the next, so twenty are
+/// many.
+pub const TRACE_INDEXES_MAX: usize = 64;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
@@ -116,6 +123,7 @@ impl Catalog {
             } => self.add_block(LogRange { group, from, to }, object, records, now),
             Command::Replace { old, objects, records } => self.replace(&old, objects, records, now),
             Command::Delete { ids, reason: _ } => Ok(self.delete(&ids, now)),
+            Command::PutTraceIndex { tenant, old, new } => self.put_trace_index(&tenant, &old, new, now),
             Command::ForgetObject { object } => self.forget(object, now),
         }
     }
@@ -205,6 +213,52 @@ impl Catalog {
         }
     }
 
+    fn put_trace_index(
+        &mut self,
+        tenant: &TenantId,
+        old: &[ObjectId],
+        new: Option<TraceIndexRecord>,
+        now: RingTime,
+    ) -> Result<Change, Refusal> {
+        if old.is_empty() && new.is_none() {
+            return Err(Refusal::NothingToReplace);
+        }
+        let Some(blocks) = self.view.tenants.get(tenant) else {
+            let tenant = tenant.clone();
+            return Err(Refusal::NothingToIndex { tenant });
+        };
+        let mut gone = std::collections::BTreeSet::new();
+        for object in old {
+            if !blocks.indexes.contains_key(object) || !gone.insert(*object) {
+                return Err(Refusal::NoSuchIndex { object: *object });
+            }
+        }
+        if let Some(new) = &new {
+            let object = new.object.id;
+            check_name_age(object, now)?;
+            if self.view.knows_object(object) {
+                return Err(Refusal::DuplicateObject { object });
+            }
+            if new.tenant != *tenant || !new.is_plausible() {
+                return Err(Refusal::ImplausibleIndex { object });
+            }
+            if blocks.indexes.len() - gone.len() >= TRACE_INDEXES_MAX {
+                return Err(Refusal::TooManyIndexes {
+                    tenant: tenant.clone(),
+                    indexes_max: TRACE_INDEXES_MAX,
+                });
+            }
+        }
+        let view = self.edit();
+        for object in gone {
+            remove_index(view, tenant, object, now);
+        }
+        if let Some(new) = new {
+            view.add_index(new);
+        }
+        Ok(Change::default())
+    }
+
     fn forget(&mut self, object: ObjectId, now: RingTime) -> Result<Change, Refusal> {
         let pending = self.view.pending.get(&object).ok_or(Refusal::NotPending { object })?;
         if now.unix_nanos < pending.not_before_unix_nanos {
@@ -232,8 +286,7 @@ impl Catalog {
         }
         let mut named = BTreeMap::new();
         for object in objects {
-            let known = view.objects.contains_key(&object.id) || view.pending.contains_key(&object.id);
-            if known || named.insert(object.id, false).is_some() {
+            if view.knows_object(object.id) || named.insert(object.id, false).is_some() {
                 return Err(Refusal::DuplicateObject { object: object.id });
             }
         }
@@ -327,7 +380,10 @@ fn remove(view: &mut CatalogView, ids: &[BlockId], now: RingTime) -> usize {
             .remove(id)
             .expect("every block is listed under its tenant");
         if blocks.get().blocks.is_empty() {
-            blocks.remove();
+            for index in blocks.remove().indexes.values() {
+                view.index_tenants.remove(&index.object.id);
+                put_aside(&mut view.pending, Arc::new(index.object.clone()), now);
+            }
         }
         removed += 1;
         let Entry::Occupied(mut live) = view.objects.entry(record.object) else {
@@ -335,18 +391,30 @@ fn remove(view: &mut CatalogView, ids: &[BlockId], now: RingTime) -> usize {
         };
         live.get_mut().blocks -= 1;
         if live.get().blocks == 0 {
-            let object = live.remove().record;
-            let not_before_unix_nanos = now.unix_nanos.saturating_add(DELETE_GRACE_NANOS);
-            view.pending.insert(
-                object.id,
-                PendingObject {
-                    object,
-                    not_before_unix_nanos,
-                },
-            );
+            put_aside(&mut view.pending, live.remove().record, now);
         }
     }
     removed
+}
+
+/// An object that nobody needs any more waits for its deletion.
+fn put_aside(pending: &mut BTreeMap<ObjectId, PendingObject>, object: Arc<ObjectRecord>, now: RingTime) {
+    let not_before_unix_nanos = now.unix_nanos.saturating_add(DELETE_GRACE_NANOS);
+    pending.insert(
+        object.id,
+        PendingObject {
+            object,
+            not_before_unix_nanos,
+        },
+    );
+}
+
+fn remove_index(view: &mut CatalogView, tenant: &TenantId, object: ObjectId, now: RingTime) {
+    view.index_tenants.remove(&object);
+    let blocks = view.tenants.get_mut(tenant);
+    if let Some(index) = blocks.and_then(|blocks| Arc::make_mut(blocks).indexes.remove(&object)) {
+        put_aside(&mut view.pending, Arc::new(index.object.clone()), now);
+    }
 }
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ impl std::fmt::Debug for Flusher {
 }
 
 impl Flusher {
-    /// Cuts what is live and builds its block, off the async runtime. Says whether there was anything.
+    /// Cuts what is live and builds its block, off the async runtime. Says whether there was anything. A range without
+    /// spans is covered at once, unless blocks before it wait for their upload: then the next cut takes it in.
     pub async fn cut(&self) -> Result<bool> {
         let shard = Arc::clone(&self.shard);
         let outcome = tokio::task::spawn_blocking(move || shard.build_cut());
@@ -58,6 +59,12 @@ impl Flusher {
                 Ok(true)
             }
         }
+    }
+
+    /// Up to where the catalog covers the log, if the log does not know yet: it is to be told, and to forget that part.
+    pub fn unforgotten(&self) -> Option<LogIndex> {
+        let covered = self.catalog.view().watermark(self.shard.group())?;
+        (covered > self.shard.flushed()).then_some(covered)
     }
 
     /// Uploads the oldest spooled block and has it named. Returns how far the catalog covers the log now; `None` when

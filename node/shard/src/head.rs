@@ -18,7 +18,7 @@
 //! Not here: who appends and when (`shard::owner`), what a query does with a chunk (`shard::chunk`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use model::table::TraceSize;
@@ -37,6 +37,9 @@ pub struct HeadChunk {
     from: LogIndex,
     to: AtomicU64,
     heap_bytes: AtomicUsize,
+    traces: AtomicUsize,
+    largest_trace_bytes: AtomicU64,
+    largest_trace_spans: AtomicU32,
     table: RwLock<SpanTable>,
 }
 
@@ -47,6 +50,9 @@ impl HeadChunk {
             from,
             to: AtomicU64::new(from.0),
             heap_bytes: AtomicUsize::new(0),
+            traces: AtomicUsize::new(0),
+            largest_trace_bytes: AtomicU64::new(0),
+            largest_trace_spans: AtomicU32::new(0),
             table,
         }
     }
@@ -94,6 +100,15 @@ pub struct Tail {
     pub spooled: Vec<Arc<SpooledBlock>>,
     /// Tables in memory, oldest first.
     pub chunks: Chunks,
+}
+
+/// A tenant's traces in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LiveTraces {
+    /// How many; one that a cut divides counts twice.
+    pub count: usize,
+    /// No trace has more bytes, and none more spans.
+    pub largest: TraceSize,
 }
 
 /// See the module's documentation.
@@ -148,6 +163,10 @@ impl Head {
         let rows_before = table.len();
         let filled = fill(&mut table);
         let (rows, bytes) = (table.len(), table.heap_bytes());
+        let largest = table.largest_trace();
+        chunk.traces.store(table.traces().len(), Ordering::Relaxed);
+        chunk.largest_trace_bytes.store(largest.bytes, Ordering::Relaxed);
+        chunk.largest_trace_spans.store(largest.spans, Ordering::Relaxed);
         chunk.to.store(index.0, Ordering::Release);
         drop(table);
         self.spans.fetch_add(rows - rows_before, Ordering::Relaxed);
@@ -284,35 +303,37 @@ impl Head {
         self.heap_bytes.load(Ordering::Relaxed)
     }
 
-    /// How much of a trace is in memory.
-    pub fn live_trace(&self, tenant: &TenantId, trace: &TraceId) -> TraceSize {
-        let state = self.state.read();
-        let chunks = state
-            .tenants
-            .get(tenant)
-            .map(|head| head.chunks.as_slice())
-            .unwrap_or_default();
-        let mut size = TraceSize::default();
-        for chunk in chunks {
+    /// How much of each of these traces is in memory, in their order. Waits for an append that is under way.
+    pub fn live_sizes(&self, tenant: &TenantId, traces: &[TraceId]) -> Vec<TraceSize> {
+        let mut sizes = vec![TraceSize::default(); traces.len()];
+        for chunk in self.chunks_of(tenant) {
             let table = chunk.table();
-            if let Some(found) = table.find_trace(trace) {
-                let part = table.trace_size(found);
-                size.bytes += part.bytes;
-                size.spans += part.spans;
+            for (size, trace) in sizes.iter_mut().zip(traces) {
+                if let Some(found) = table.find_trace(trace) {
+                    let part = table.trace_size(found);
+                    size.bytes += part.bytes;
+                    size.spans += part.spans;
+                }
             }
         }
-        size
+        sizes
     }
 
-    /// How many traces of the tenant are in memory.
-    pub fn live_traces(&self, tenant: &TenantId) -> usize {
+    /// How many traces of the tenant are in memory, and how large the largest is at most. Waits for nobody.
+    pub fn live_traces(&self, tenant: &TenantId) -> LiveTraces {
+        let mut live = LiveTraces::default();
+        for chunk in self.chunks_of(tenant) {
+            live.count += chunk.traces.load(Ordering::Relaxed);
+            live.largest.bytes += chunk.largest_trace_bytes.load(Ordering::Relaxed);
+            live.largest.spans += chunk.largest_trace_spans.load(Ordering::Relaxed);
+        }
+        live
+    }
+
+    fn chunks_of(&self, tenant: &TenantId) -> Chunks {
         let state = self.state.read();
-        let chunks = state
-            .tenants
-            .get(tenant)
-            .map(|head| head.chunks.as_slice())
-            .unwrap_or_default();
-        chunks.iter().map(|chunk| chunk.table().traces().len()).sum()
+        let head = state.tenants.get(tenant);
+        head.map(|head| head.chunks.clone()).unwrap_or_default()
     }
 
     /// Number of live spans.

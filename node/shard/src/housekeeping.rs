@@ -38,8 +38,10 @@ pub struct HousekeepingMetrics {
     pub orphans_deleted: AtomicU64,
     /// State: objects below our prefix that are not ours. They are never touched.
     pub foreign_objects: AtomicU64,
-    /// Runs of retention or collection that stopped at an error.
+    /// Runs of retention, collection or indexing that stopped at an error.
     pub runs_failed: AtomicU64,
+    /// Merged trace-id indexes that the catalog took.
+    pub trace_indexes_written: AtomicU64,
 }
 
 pub(crate) fn count(counter: &AtomicU64, more: u64) {

@@ -14,12 +14,15 @@ pub mod crew;
 pub mod dedup;
 pub mod error;
 pub mod flush;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod head;
 pub mod housekeeping;
 mod jobs;
 pub mod measure;
 pub mod owner;
 pub mod port;
+pub mod reads;
 pub mod retention;
 pub mod scan;
 pub mod search;

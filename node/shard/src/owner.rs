@@ -7,17 +7,19 @@
 //! - the set of known batches and the flushed mark depend on the log alone, so every replica has the same;
 //! - an entry is applied wholly or not at all with respect to a cut: both happen under one lock;
 //! - live memory has a bound even while an old log is read back: beyond it, applying first turns what is there into a
-//!   spooled block.
+//!   spooled block, and waits for a local disk that refuses to take it;
+//! - trouble with the local disk never fails an entry: that would end the group for good. New spans are refused at the door
+//!   meanwhile.
 //!
 //! Not here: proposing and leadership (`consensus`), uploading (`crate::flush`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use model::table::TraceSize;
-use model::{BlockId, Clock, LogIndex, SpanTable, TenantId, TraceId};
+use model::{BlockId, Clock, LogIndex, SpanTable};
 use parking_lot::Mutex;
 use wire::frame::{Contents, Entry, SubBatch, SubBatchHeader};
 
@@ -39,6 +41,8 @@ pub struct ShardOptions {
     pub clock: Arc<dyn Clock>,
     /// Makes names of blocks: version 7 UUIDs.
     pub new_block_id: Arc<dyn Fn() -> BlockId + Send + Sync>,
+    /// Waits a moment, on this thread, for a local disk that refuses to take a block.
+    pub wait_for_disk: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl std::fmt::Debug for ShardOptions {
@@ -48,6 +52,7 @@ impl std::fmt::Debug for ShardOptions {
             live_bytes_max,
             clock: _,
             new_block_id: _,
+            wait_for_disk: _,
         } = self;
         f.debug_struct("ShardOptions")
             .field("spool_dir", spool_dir)
@@ -106,18 +111,22 @@ pub struct Shard {
     state: Mutex<State>,
     /// One build at a time: building twice at once would hold twice the memory.
     building: Mutex<()>,
+    /// Live bytes at which room is made next: above the maximum after an attempt that failed.
+    make_room_at: AtomicUsize,
 }
 
 impl Shard {
     /// A shard whose log is covered by blocks up to `watermark`; entries up to there leave no live spans.
     pub fn starting_after(group: GroupKey, watermark: LogIndex, options: ShardOptions) -> Self {
         let head = Head::starting_after(watermark);
+        let make_room_at = AtomicUsize::new(options.live_bytes_max);
         Self {
             group,
             options,
             head,
             state: Mutex::default(),
             building: Mutex::default(),
+            make_room_at,
         }
     }
 
@@ -140,7 +149,7 @@ impl Shard {
                 stamped_unix_nanos,
                 entry,
             } => {
-                self.make_room()?;
+                self.make_room();
                 self.append(index, stamped_unix_nanos, &entry, hint)
             }
             ShardCommand::Flushed { to } => {
@@ -205,11 +214,30 @@ impl Shard {
 
     /// Live memory is full and nobody has cut: turn it into a block now. Only a log being read back after a restart gets
     /// here, faster than the flusher; new spans are refused at the door before.
-    fn make_room(&self) -> Result<()> {
-        if self.head.heap_bytes() < self.options.live_bytes_max {
-            return Ok(());
+    ///
+    /// A disk that does not take the block is asked again every so many bytes, so that not every entry pays for building
+    /// one in vain; from twice the maximum on nothing is applied before it does.
+    fn make_room(&self) {
+        let max = self.options.live_bytes_max;
+        if self.head.heap_bytes() < self.make_room_at.load(Ordering::Relaxed) {
+            return;
         }
-        self.build_cut().map(drop)
+        while let Err(error) = self.build_cut() {
+            let live = self.head.heap_bytes();
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                shard = %self.group,
+                live,
+                "live spans fill their memory and cannot become a block"
+            );
+            if live < max.saturating_mul(2) {
+                self.make_room_at
+                    .store(live.saturating_add(max / 8 + 1), Ordering::Relaxed);
+                return;
+            }
+            (self.options.wait_for_disk)();
+        }
+        self.make_room_at.store(max, Ordering::Relaxed);
     }
 
     /// Cuts what is live and builds the block, on this thread.
@@ -272,11 +300,6 @@ impl Shard {
     /// Whether the batch has been stored.
     pub fn knows_batch(&self, hash: u128) -> bool {
         self.state.lock().dedup.contains(hash)
-    }
-
-    /// How much of a trace is live, spooled spans not counted.
-    pub fn live_trace(&self, tenant: &TenantId, trace: &TraceId) -> TraceSize {
-        self.head.live_trace(tenant, trace)
     }
 
     /// The replicated state as of [`Shard::flushed`].

@@ -2,21 +2,19 @@
 //!
 //! Blocks are read side by side, so that a trace in many takes no longer than the slowest of them.
 
-use std::collections::BTreeMap;
+mod lookup;
+
 use std::sync::Arc;
 
-use block::{Columns, SpanRows};
+use block::SpanRows;
 use futures::StreamExt as _;
-use futures::future::BoxFuture;
 use model::{SpanTable, TraceId};
 use query::source::TimeRange;
 
-use crate::blocks::{Blocks, OpenBlock};
+use self::lookup::Lookup;
+use crate::blocks::Blocks;
 use crate::error::Result;
 use crate::snapshot::Snapshot;
-
-/// Blocks read at once for one trace.
-const READ_AT_ONCE: usize = 16;
 
 /// A trace brought together.
 #[derive(Debug, Default)]
@@ -71,13 +69,6 @@ pub async fn whole_traces(snapshot: &Snapshot, blocks: &Arc<Blocks>, traces: &[T
     read(snapshot, blocks, traces, Places::ALL, u64::MAX).await
 }
 
-/// What a block gave.
-struct Piece {
-    rows: Vec<SpanRows>,
-    bytes: u64,
-    reads: u64,
-}
-
 async fn read(
     snapshot: &Snapshot,
     blocks: &Arc<Blocks>,
@@ -99,58 +90,12 @@ async fn read(
             }
         }
     }
-    let mut reading: Vec<BoxFuture<'_, Result<Piece, String>>> = Vec::new();
-    if places.recent {
-        for spooled in snapshot.spooled() {
-            let Some(section) = spooled.section_of(&snapshot.tenant) else {
-                continue;
-            };
-            let held: Vec<TraceId> = traces
-                .iter()
-                .copied()
-                .filter(|trace| spooled.holds_trace(&snapshot.tenant, trace))
-                .collect();
-            if held.is_empty() {
-                continue;
-            }
-            reading.push(Box::pin(async move {
-                let read = async {
-                    let open = blocks.open_spooled(spooled, section).await?;
-                    read_block(&open, &held).await
-                };
-                read.await
-                    .map_err(|error| format!("a block that waits for its upload: {}", chain(&error)))
-            }));
-        }
-    }
-    if places.blocks {
-        let TimeRange {
-            start_unix_nanos,
-            end_unix_nanos,
-        } = places.window;
-        for record in snapshot.blocks() {
-            if !record.overlaps(start_unix_nanos, end_unix_nanos) {
-                continue;
-            }
-            let held: Vec<TraceId> = traces
-                .iter()
-                .copied()
-                .filter(|trace| record.may_contain(trace))
-                .collect();
-            if held.is_empty() {
-                continue;
-            }
-            reading.push(Box::pin(async move {
-                let read = async {
-                    let open = blocks.open(&snapshot.view, &record).await?;
-                    read_block(&open, &held).await
-                };
-                read.await
-                    .map_err(|error| format!("block {}: {}", record.id, chain(&error)))
-            }));
-        }
-    }
-    let mut pieces = std::pin::pin!(futures::stream::iter(reading).buffered(READ_AT_ONCE));
+    let lookup = Lookup {
+        snapshot,
+        blocks,
+        traces,
+    };
+    let mut pieces = std::pin::pin!(lookup.pieces(places).await);
     while let Some(piece) = pieces.next().await {
         let copied = piece.and_then(|piece| {
             whole.inspected_bytes += piece.bytes;
@@ -182,32 +127,6 @@ fn copy_live(table: &SpanTable, trace: u32, whole: &mut WholeTrace, bytes_max: u
         append(&mut whole.spans, resource, scope, &span)?;
     }
     Ok(())
-}
-
-/// Traces of one block, one row group after the other: those of one row group share its read.
-async fn read_block(open: &OpenBlock, traces: &[TraceId]) -> Result<Piece> {
-    let mut piece = Piece {
-        rows: Vec::new(),
-        bytes: 0,
-        reads: 0,
-    };
-    let mut by_group: BTreeMap<usize, Vec<&TraceId>> = BTreeMap::new();
-    for trace in traces.iter().filter(|trace| open.may_contain_trace(trace)) {
-        for group in open.index().groups_of_trace(trace) {
-            by_group.entry(group).or_default().push(trace);
-        }
-    }
-    for (group, traces) in by_group {
-        let row_group = open.block().row_group(group, Columns::All).await?;
-        piece.bytes += row_group.bytes() as u64;
-        piece.reads += 1;
-        for trace in traces {
-            if let Some(rows) = row_group.trace_rows(trace)? {
-                piece.rows.push(row_group.spans(rows)?);
-            }
-        }
-    }
-    Ok(piece)
 }
 
 fn copy_rows(pieces: &[SpanRows], whole: &mut WholeTrace, bytes_max: u64) -> Result<()> {

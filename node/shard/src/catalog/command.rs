@@ -1,8 +1,8 @@
 //! What can be asked of the catalog, and how it answers.
 
-use model::{BlockId, LogIndex};
+use model::{BlockId, LogIndex, TenantId};
 
-use super::{BlockRecord, GroupKey, ObjectId, ObjectRecord};
+use super::{BlockRecord, GroupKey, ObjectId, ObjectRecord, TraceIndexRecord};
 
 /// A change of the catalog. Encoded with [`Command::encode`].
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,15 @@ pub enum Command {
         ids: Vec<BlockId>,
         /// Why; for the log.
         reason: DeleteReason,
+    },
+    /// A new merged trace-id index, and old ones that it makes superfluous. Either may be left out.
+    PutTraceIndex {
+        /// Whose.
+        tenant: TenantId,
+        /// All must be there, of this tenant.
+        old: Vec<ObjectId>,
+        /// What was uploaded.
+        new: Option<TraceIndexRecord>,
     },
     /// The object is deleted from the bucket.
     ForgetObject {
@@ -117,6 +126,18 @@ pub enum Refusal {
     /// Numbers that contradict each other.
     #[error("the record of block {id} contradicts itself")]
     Implausible { id: BlockId },
+    /// A trace-id index to be replaced is gone: somebody else was faster.
+    #[error("trace index {} is not there", object.0)]
+    NoSuchIndex { object: ObjectId },
+    /// A trace-id index of a tenant that has no blocks.
+    #[error("tenant {tenant} has no blocks to index")]
+    NothingToIndex { tenant: TenantId },
+    /// A trace-id index whose numbers contradict each other or its command.
+    #[error("the record of trace index {} contradicts itself", object.0)]
+    ImplausibleIndex { object: ObjectId },
+    /// No room for more trace-id indexes of a tenant.
+    #[error("tenant {tenant} would have more than {indexes_max} trace indexes")]
+    TooManyIndexes { tenant: TenantId, indexes_max: usize },
     /// Not waiting for its deletion.
     #[error("object {} is not to be deleted", object.0)]
     NotPending { object: ObjectId },

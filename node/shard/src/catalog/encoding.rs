@@ -13,7 +13,7 @@ use model::{BlockId, Generation, InvalidTenant, LogIndex, ShardId, TenantId, Tra
 use super::view::LiveObject;
 use super::{
     BlockRecord, ByteRange, CatalogView, Command, DeleteReason, GroupKey, LogRange, ObjectId, ObjectRecord,
-    PendingObject, SplitTraces,
+    PendingObject, SplitTraces, TraceIndexRecord,
 };
 
 const FORMAT: u8 = 1;
@@ -87,6 +87,14 @@ impl Command {
                 write_varint_field(out, 2, reason_number(*reason));
             }),
             Self::ForgetObject { object } => message(&mut out, 4, |out| put_id(out, 1, object.0)),
+            Self::PutTraceIndex { tenant, old, new } => message(&mut out, 5, |out| {
+                write_bytes(out, 1, tenant.as_str().as_bytes());
+                let old: Vec<BlockId> = old.iter().map(|object| object.0).collect();
+                put_ids(out, 2, &old);
+                if let Some(new) = new {
+                    message(out, 3, |out| put_index(out, new));
+                }
+            }),
         }
         out
     }
@@ -100,6 +108,7 @@ impl Command {
                 2 => Some(get_replace(entry.bytes()?)?),
                 3 => Some(get_delete(entry.bytes()?)?),
                 4 => Some(get_forget(entry.bytes()?)?),
+                5 => Some(get_put_index(entry.bytes()?)?),
                 _ => return Ok(()),
             };
             Ok(())
@@ -187,6 +196,24 @@ fn get_forget(bytes: &[u8]) -> Result<Command> {
     })
 }
 
+fn get_put_index(bytes: &[u8]) -> Result<Command> {
+    let (mut tenant, mut old, mut new) = (None, Vec::new(), None);
+    each(bytes, |entry| {
+        match entry.number {
+            1 => tenant = Some(TenantId::new(&get_text(entry)?)?),
+            2 => old = get_ids(entry)?.into_iter().map(ObjectId).collect(),
+            3 => new = Some(get_index(entry.bytes()?)?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(Command::PutTraceIndex {
+        tenant: tenant.ok_or(DecodeError::Missing("tenant"))?,
+        old,
+        new,
+    })
+}
+
 /// The whole catalog.
 pub(super) fn encode_view(view: &CatalogView) -> Vec<u8> {
     let mut out = vec![FORMAT];
@@ -210,6 +237,9 @@ pub(super) fn encode_view(view: &CatalogView) -> Vec<u8> {
             message(out, 1, |out| put_object(out, &pending.object));
             write_fixed64(out, 2, pending.not_before_unix_nanos);
         });
+    }
+    for index in view.tenants.values().flat_map(|blocks| blocks.indexes.values()) {
+        message(&mut out, 6, |out| put_index(out, index));
     }
     out
 }
@@ -241,6 +271,16 @@ pub(super) fn decode_view(bytes: &[u8]) -> Result<CatalogView> {
             5 => {
                 let pending = get_pending(entry.bytes()?)?;
                 view.pending.insert(pending.object.id, pending);
+            }
+            6 => {
+                let index = get_index(entry.bytes()?)?;
+                if !view.tenants.contains_key(&index.tenant) {
+                    return Err(DecodeError::Inconsistent("a trace index without blocks"));
+                }
+                if view.index_tenants.contains_key(&index.object.id) {
+                    return Err(DecodeError::Inconsistent("a trace index twice"));
+                }
+                view.add_index(index);
             }
             _ => {}
         }
@@ -379,6 +419,33 @@ fn get_object(bytes: &[u8]) -> Result<ObjectRecord> {
         footer,
         checksum,
         etag,
+    })
+}
+
+fn put_index(out: &mut Vec<u8>, index: &TraceIndexRecord) {
+    write_bytes(out, 1, index.tenant.as_str().as_bytes());
+    message(out, 2, |out| put_object(out, &index.object));
+    write_varint_field(out, 3, u64::from(index.blocks));
+    write_varint_field(out, 4, index.entries);
+}
+
+fn get_index(bytes: &[u8]) -> Result<TraceIndexRecord> {
+    let (mut tenant, mut object, mut blocks, mut entries) = (None, None, 0, 0);
+    each(bytes, |entry| {
+        match entry.number {
+            1 => tenant = Some(TenantId::new(&get_text(entry)?)?),
+            2 => object = Some(get_object(entry.bytes()?)?),
+            3 => blocks = get_u32(entry, "blocks")?,
+            4 => entries = entry.varint()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(TraceIndexRecord {
+        tenant: tenant.ok_or(DecodeError::Missing("tenant"))?,
+        object: object.ok_or(DecodeError::Missing("object"))?,
+        blocks,
+        entries,
     })
 }
 

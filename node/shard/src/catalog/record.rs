@@ -7,6 +7,9 @@ use model::{BlockId, LogIndex, TenantId, TraceId};
 
 use super::GroupKey;
 
+/// A block that ends this much later than it was stored has spans with impossible times.
+pub const AHEAD_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
+
 /// Names an object in the bucket for ever. A version 7 UUID, so its name says when it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ObjectId(pub BlockId);
@@ -109,10 +112,47 @@ pub struct BlockRecord {
     pub created_unix_nanos: u64,
 }
 
+/// A merged trace-id index over many blocks of one tenant. Which blocks stands in the object: those of them that have left
+/// the catalog are passed over, and those that came later are asked one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceIndexRecord {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The object it is. Its `footer` goes from the start of the index's directory to the end of the object.
+    pub object: ObjectRecord,
+    /// How many blocks it was made of.
+    pub blocks: u32,
+    /// How many (trace, row group) pairs it holds.
+    pub entries: u64,
+}
+
+impl TraceIndexRecord {
+    /// Whether its numbers agree with each other.
+    pub(super) fn is_plausible(&self) -> bool {
+        let footer = self.object.footer;
+        self.blocks > 0 && footer.length > 0 && footer.end() == Some(self.object.bytes)
+    }
+}
+
 impl BlockRecord {
     /// Whether any of its spans may overlap `[start, end]`.
     pub fn overlaps(&self, start_unix_nanos: u64, end_unix_nanos: u64) -> bool {
         self.min_unix_nanos <= end_unix_nanos && self.max_unix_nanos >= start_unix_nanos
+    }
+
+    /// Whether its latest span has an impossible time: more than [`AHEAD_NANOS`] after the block became visible.
+    pub fn is_ahead(&self) -> bool {
+        self.max_unix_nanos > self.created_unix_nanos.saturating_add(AHEAD_NANOS)
+    }
+
+    /// From when on its age counts: its latest span's end, or when it became visible if that end is impossible. Otherwise
+    /// one span with a wrong clock would keep its block for ever.
+    pub fn ages_from_unix_nanos(&self) -> u64 {
+        if self.is_ahead() {
+            self.created_unix_nanos
+        } else {
+            self.max_unix_nanos
+        }
     }
 
     /// Whether the trace may be in it, by its id alone.

@@ -110,6 +110,15 @@ fn merge(old: &[u64], n: u64, of: u8) -> Command {
     }
 }
 
+fn trace_index(n: u64, of: u8, named_unix_nanos: u64) -> TraceIndexRecord {
+    TraceIndexRecord {
+        tenant: tenant(of),
+        object: object(object_named(n, named_unix_nanos)),
+        blocks: 3,
+        entries: 70,
+    }
+}
+
 fn opened() -> Catalog {
     let mut catalog = Catalog::new();
     assert!(catalog.open_group(group(0, 1)));
@@ -366,6 +375,11 @@ enum Step {
         of: u8,
         first: usize,
     },
+    Index {
+        of: u8,
+        old: usize,
+        with_new: bool,
+    },
     Forget {
         nth: usize,
         after_hours: u64,
@@ -390,6 +404,9 @@ fn step() -> impl Strategy<Value = Step> {
         ),
         3 => (0..3u8, 0..4usize, 0..4usize).prop_map(|(of, first, count)| Step::Merge { of, first, count }),
         1 => (0..3u8, 0..4usize).prop_map(|(of, first)| Step::Delete { of, first }),
+        2 => (0..3u8, 0..3usize, proptest::bool::weighted(0.8)).prop_map(
+            |(of, old, with_new)| Step::Index { of, old, with_new }
+        ),
         2 => (0..3usize, 0..3u64).prop_map(|(nth, after_hours)| Step::Forget { nth, after_hours }),
         1 => (0..3u32, 1..3u64).prop_map(|(shard, generation)| Step::Open { shard, generation }),
         1 => (0..3u32, 0..2u64).prop_map(|(shard, behind)| Step::Retire { shard, behind }),
@@ -470,6 +487,14 @@ impl Model {
                     reason: DeleteReason::Retention,
                 }
             }
+            Step::Index { of, old, with_new } => {
+                let there = catalog.view().trace_indexes_of(&tenant(*of)).take(*old);
+                Command::PutTraceIndex {
+                    tenant: tenant(*of),
+                    old: there.map(|index| index.object.id).collect(),
+                    new: with_new.then(|| trace_index(n, *of, self.now)),
+                }
+            }
             Step::Forget { nth, after_hours } => {
                 self.now += after_hours * HOUR_NANOS;
                 Command::ForgetObject {
@@ -501,6 +526,16 @@ fn check_invariants(view: &CatalogView) {
         }
     }
     assert_eq!(counted, view.block_count());
+    let mut indexes = 0;
+    for (tenant, blocks) in view.tenants() {
+        for index in blocks.indexes.values() {
+            assert_eq!(&index.tenant, tenant);
+            assert_eq!(view.index_tenants.get(&index.object.id), Some(tenant));
+            assert!(!view.pending.contains_key(&index.object.id) && !view.objects.contains_key(&index.object.id));
+            indexes += 1;
+        }
+    }
+    assert_eq!(indexes, view.trace_index_count());
     let live: BTreeMap<_, _> = view.objects.iter().map(|(id, live)| (*id, live.blocks)).collect();
     assert_eq!(
         live, blocks_in,
@@ -631,4 +666,121 @@ fn a_catalog_without_its_objects_is_refused() {
             check_invariants(shorter.view());
         }
     }
+}
+
+#[test]
+fn a_trace_index_comes_is_replaced_and_goes_with_the_last_block() {
+    let mut catalog = opened();
+    let now = at(START_NANOS);
+    let put = |old: &[u64], new: Option<TraceIndexRecord>| Command::PutTraceIndex {
+        tenant: tenant(1),
+        old: old.iter().map(|n| object_id(*n)).collect(),
+        new,
+    };
+    let first = || Some(trace_index(50, 1, START_NANOS));
+    assert_eq!(
+        catalog.apply(put(&[], first()), now),
+        Err(Refusal::NothingToIndex { tenant: tenant(1) })
+    );
+    catalog.apply(flush(group(0, 1), 0, 10, 1, &[1, 2]), now).unwrap();
+    assert_eq!(catalog.apply(put(&[], first()), now), Ok(Change::default()));
+    let names = |catalog: &Catalog| -> Vec<ObjectId> {
+        let indexes = catalog.view().trace_indexes_of(&tenant(1));
+        indexes.map(|index| index.object.id).collect()
+    };
+    assert_eq!(names(&catalog), [object_id(50)]);
+    assert!(catalog.view().knows_object(object_id(50)));
+    assert_eq!(catalog.view().trace_indexes_of(&tenant(2)).count(), 0);
+
+    // What is refused changes nothing.
+    let before = catalog.clone();
+    let contradicting = TraceIndexRecord {
+        blocks: 0,
+        ..trace_index(51, 1, START_NANOS)
+    };
+    let too_short = {
+        let mut index = trace_index(51, 1, START_NANOS);
+        index.object.bytes -= 1;
+        index
+    };
+    let too_old = object_named(51, START_NANOS - NAME_AGE_MAX_NANOS - NANOS_PER_SECOND);
+    for (command, refusal) in [
+        (put(&[], None), Refusal::NothingToReplace),
+        (put(&[], first()), Refusal::DuplicateObject { object: object_id(50) }),
+        (put(&[49], None), Refusal::NoSuchIndex { object: object_id(49) }),
+        (put(&[50, 50], None), Refusal::NoSuchIndex { object: object_id(50) }),
+        // An object of blocks is not an index.
+        (put(&[1], None), Refusal::NoSuchIndex { object: object_id(1) }),
+        (
+            put(&[], Some(contradicting)),
+            Refusal::ImplausibleIndex { object: object_id(51) },
+        ),
+        (
+            put(&[], Some(too_short)),
+            Refusal::ImplausibleIndex { object: object_id(51) },
+        ),
+        (
+            put(&[], Some(trace_index(51, 2, START_NANOS))),
+            Refusal::ImplausibleIndex { object: object_id(51) },
+        ),
+        (
+            put(
+                &[],
+                Some(TraceIndexRecord {
+                    object: object(too_old),
+                    ..trace_index(51, 1, START_NANOS)
+                }),
+            ),
+            Refusal::NameTooOld {
+                object: too_old,
+                age_nanos: NAME_AGE_MAX_NANOS + NANOS_PER_SECOND,
+            },
+        ),
+    ] {
+        assert_eq!(catalog.apply(command, now), Err(refusal));
+        assert_eq!(catalog, before);
+    }
+
+    catalog
+        .apply(put(&[50], Some(trace_index(52, 1, START_NANOS))), now)
+        .unwrap();
+    assert_eq!(names(&catalog), [object_id(52)]);
+    let waiting =
+        |catalog: &Catalog| -> Vec<ObjectId> { catalog.view().pending().map(|pending| pending.object.id).collect() };
+    assert_eq!(waiting(&catalog), [object_id(50)]);
+    // A name is given once, also while its object waits for its deletion.
+    assert_eq!(
+        catalog.apply(put(&[], first()), now),
+        Err(Refusal::DuplicateObject { object: object_id(50) })
+    );
+    assert_eq!(Catalog::decode(&catalog.encode()).unwrap(), catalog);
+    let delete = Command::Delete {
+        ids: vec![block_id(101)],
+        reason: DeleteReason::Retention,
+    };
+    catalog.apply(delete, now).unwrap();
+    assert_eq!(names(&catalog), []);
+    assert_eq!(waiting(&catalog), [object_id(50), object_id(52)]);
+    check_invariants(catalog.view());
+}
+
+#[test]
+fn a_tenant_has_so_many_trace_indexes() {
+    let mut catalog = opened();
+    let now = at(START_NANOS);
+    catalog.apply(flush(group(0, 1), 0, 10, 1, &[1]), now).unwrap();
+    let put = |old: Vec<ObjectId>, n: u64| Command::PutTraceIndex {
+        tenant: tenant(1),
+        old,
+        new: Some(trace_index(n, 1, START_NANOS)),
+    };
+    for n in 0..TRACE_INDEXES_MAX as u64 {
+        catalog.apply(put(vec![], 100 + n), now).unwrap();
+    }
+    assert!(matches!(
+        catalog.apply(put(vec![], 1000), now),
+        Err(Refusal::TooManyIndexes { .. })
+    ));
+    catalog.apply(put(vec![object_id(100)], 1000), now).unwrap();
+    assert_eq!(catalog.view().trace_index_count(), TRACE_INDEXES_MAX);
 }

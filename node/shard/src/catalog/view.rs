@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use model::{BlockId, LogIndex, TenantId};
 
-use super::{BlockRecord, GroupKey, ObjectId, ObjectRecord};
+use super::{BlockRecord, GroupKey, ObjectId, ObjectRecord, TraceIndexRecord};
 
 /// The catalog at one revision.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,6 +19,8 @@ pub struct CatalogView {
     pub(super) pending: BTreeMap<ObjectId, PendingObject>,
     /// Finds a block without knowing its tenant.
     pub(super) tenant_of: BTreeMap<BlockId, TenantId>,
+    /// Finds a trace-id index without knowing its tenant.
+    pub(super) index_tenants: BTreeMap<ObjectId, TenantId>,
 }
 
 /// An object that blocks are in.
@@ -33,6 +35,7 @@ pub(super) struct LiveObject {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TenantBlocks {
     pub(super) blocks: BTreeMap<BlockId, Arc<BlockRecord>>,
+    pub(super) indexes: BTreeMap<ObjectId, Arc<TraceIndexRecord>>,
 }
 
 /// An object that is no longer needed and may be deleted from some time on.
@@ -87,7 +90,21 @@ impl CatalogView {
 
     /// Whether the catalog has anything to say about this object; if not, it is an orphan or a foreign one.
     pub fn knows_object(&self, id: ObjectId) -> bool {
-        self.objects.contains_key(&id) || self.pending.contains_key(&id)
+        self.objects.contains_key(&id) || self.pending.contains_key(&id) || self.index_tenants.contains_key(&id)
+    }
+
+    /// The merged trace-id indexes of a tenant, oldest name first.
+    pub fn trace_indexes_of<'a>(
+        &'a self,
+        tenant: &TenantId,
+    ) -> impl Iterator<Item = &'a Arc<TraceIndexRecord>> + use<'a> {
+        let blocks = self.tenants.get(tenant);
+        blocks.into_iter().flat_map(|blocks| blocks.indexes.values())
+    }
+
+    /// How many merged trace-id indexes there are.
+    pub fn trace_index_count(&self) -> usize {
+        self.index_tenants.len()
     }
 
     /// Objects that blocks are in.
@@ -98,6 +115,13 @@ impl CatalogView {
     /// Objects that wait for their deletion.
     pub fn pending(&self) -> impl Iterator<Item = &PendingObject> {
         self.pending.values()
+    }
+
+    /// Lists a trace-id index of a tenant that has blocks.
+    pub(super) fn add_index(&mut self, index: TraceIndexRecord) {
+        self.index_tenants.insert(index.object.id, index.tenant.clone());
+        let blocks = self.tenants.entry(index.tenant.clone()).or_default();
+        Arc::make_mut(blocks).indexes.insert(index.object.id, Arc::new(index));
     }
 
     /// Lists a block whose object is known.

@@ -87,9 +87,9 @@ impl RowGroupChunk {
         self.fetches.load(Ordering::Relaxed)
     }
 
-    fn fetch(&self, columns: &[usize]) -> query::Result<RowGroup> {
-        let block = self.block.block();
-        let mut reading = std::pin::pin!(block.row_group(self.group, Columns::Some(columns)));
+    /// Waits for a read, without the turn unless the bytes are at hand.
+    fn wait(&self, reading: impl Future<Output = block::Result<RowGroup>>) -> query::Result<RowGroup> {
+        let mut reading = std::pin::pin!(reading);
         let at_once = {
             // What is at hand is not worth giving up the turn for.
             let _guard = self.fetching.runtime.enter();
@@ -107,19 +107,39 @@ impl RowGroupChunk {
         Ok(row_group)
     }
 
+    /// Fetches columns and decodes them; fetches them once more if they turn out to be damaged.
+    fn fetch<T>(&self, columns: &[usize], decode: impl Fn(&RowGroup) -> block::Result<T>) -> query::Result<T> {
+        let (block, wanted) = (self.block.block(), Columns::Some(columns));
+        let first = decode(&self.wait(block.row_group(self.group, wanted))?);
+        match first {
+            Err(error) if error.kind() == block::Kind::Corrupt => {
+                let again = decode(&self.wait(block.row_group_again(self.group, wanted))?);
+                block.report(&again);
+                again.map_err(read_error)
+            }
+            decoded => decoded.map_err(read_error),
+        }
+    }
+
     fn hold(&self, bytes: usize) -> query::Result<()> {
         self.fetching.budget.hold(bytes)?;
         self.held.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
-    fn fetch_fields(&self, fields: &[Field]) -> query::Result<RowGroup> {
+    fn fetch_fields<T>(&self, fields: &[Field], decode: impl Fn(&RowGroup) -> block::Result<T>) -> query::Result<T> {
         let ordinals: Vec<usize> = fields.iter().map(|field| field.ordinal()).collect();
-        self.fetch(&ordinals)
+        self.fetch(&ordinals, decode)
     }
 
     fn field(&self, field: Field) -> query::Result<Vec<Column>> {
-        Ok(vec![self.fetch_fields(&[field])?.field(field).map_err(read_error)?])
+        Ok(vec![self.fetch_fields(&[field], |row_group| row_group.field(field))?])
+    }
+
+    /// For each row, what the resource or scope it belongs to has.
+    fn owner_field(&self, field: Field, owners: &Arc<Dict>) -> query::Result<Vec<Column>> {
+        let read = |row_group: &RowGroup| row_group.owner_column(field, Arc::clone(owners));
+        Ok(vec![self.fetch_fields(&[field], read)?])
     }
 
     fn read(&self, column: &ColumnRef) -> query::Result<Vec<Column>> {
@@ -132,8 +152,10 @@ impl RowGroupChunk {
             ColumnRef::SpanId => self.field(Field::SpanId),
             ColumnRef::ParentSpanId => self.field(Field::ParentSpanId),
             ColumnRef::Start => {
-                let row_group = self.fetch_fields(&[Field::TraceStart, Field::Start])?;
-                Ok(vec![row_group.field(Field::Start).map_err(read_error)?])
+                let fields = [Field::TraceStart, Field::Start];
+                Ok(vec![
+                    self.fetch_fields(&fields, |row_group| row_group.field(Field::Start))?,
+                ])
             }
             ColumnRef::EventName
             | ColumnRef::EventTimeSinceStart
@@ -148,7 +170,7 @@ impl RowGroupChunk {
                 if columns.is_empty() {
                     return Ok(Vec::new());
                 }
-                self.fetch(&columns)?.attribute(key.as_bytes()).map_err(read_error)
+                self.fetch(&columns, |row_group| row_group.attribute(key.as_bytes()))
             }
             ColumnRef::Attribute(scope @ (Scope::Resource | Scope::Instrumentation), key) => {
                 let field = if *scope == Scope::Resource {
@@ -156,14 +178,10 @@ impl RowGroupChunk {
                 } else {
                     Field::Scope
                 };
-                let Some(dict) = self.block.owner_values(*scope, key)? else {
-                    return Ok(Vec::new());
-                };
-                Ok(vec![
-                    self.fetch_fields(&[field])?
-                        .owner_column(field, dict)
-                        .map_err(read_error)?,
-                ])
+                match self.block.owner_values(*scope, key)? {
+                    Some(owners) => self.owner_field(field, &owners),
+                    None => Ok(Vec::new()),
+                }
             }
             ColumnRef::TraceId => Ok(Vec::new()),
         }
@@ -175,10 +193,7 @@ impl RowGroupChunk {
             ColumnRef::EventName | ColumnRef::EventTimeSinceStart | ColumnRef::Attribute(Scope::Event, _)
         );
         let field = if is_event { Field::Events } else { Field::Links };
-        let messages = self
-            .fetch_fields(&[field])?
-            .column(field.ordinal())
-            .map_err(read_error)?;
+        let messages = self.fetch_fields(&[field], |row_group| row_group.column(field.ordinal()))?;
         let all_rows: Vec<u32>;
         let rows = match &messages.rows {
             Some(rows) => rows.as_slice(),
@@ -221,23 +236,20 @@ impl RowGroupChunk {
         if values.iter().all(Option::is_none) {
             return Ok(Vec::new());
         }
-        let row_group = self.fetch_fields(&[Field::Scope])?;
-        Ok(vec![
-            row_group
-                .owner_column(Field::Scope, Arc::new(Dict::Values(values)))
-                .map_err(read_error)?,
-        ])
+        self.owner_field(Field::Scope, &Arc::new(Dict::Values(values)))
     }
 
     fn load_traces(&self) -> query::Result<Traces> {
-        let row_group = self.fetch_fields(&[Field::TraceId, Field::Descendants, Field::ParentDistance])?;
-        let (ordinals, ids) = row_group.traces().map_err(read_error)?;
-        let (descendants, parent_distance) = row_group.structure().map_err(read_error)?;
-        Ok(Traces {
-            ordinals,
-            ids,
-            descendants,
-            parent_distance,
+        let fields = [Field::TraceId, Field::Descendants, Field::ParentDistance];
+        self.fetch_fields(&fields, |row_group| {
+            let (ordinals, ids) = row_group.traces()?;
+            let (descendants, parent_distance) = row_group.structure()?;
+            Ok(Traces {
+                ordinals,
+                ids,
+                descendants,
+                parent_distance,
+            })
         })
     }
 }
@@ -407,10 +419,7 @@ impl Chunk for RowGroupChunk {
                 } else {
                     (Field::Links, Nested::Links)
                 };
-                let messages = self
-                    .fetch_fields(&[field])?
-                    .column(field.ordinal())
-                    .map_err(read_error)?;
+                let messages = self.fetch_fields(&[field], |row_group| row_group.column(field.ordinal()))?;
                 let plain = plain_bytes(&messages.values);
                 let rows: Vec<u32> = (0..plain.0.len().saturating_sub(1) as u32).collect();
                 let raw = RawRows {

@@ -30,8 +30,6 @@ const FAN_IN: usize = 8;
 const STRAGGLER_DIVISOR: u64 = 4;
 /// A window is closed this long after its end: flushes of its last spans are in the catalog by then.
 const CLOSING_NANOS: u64 = 5 * 60 * 1_000_000_000;
-/// A block that ends this much later than it was flushed has spans with impossible times.
-const AHEAD_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
 /// Bytes of one decoded row, about.
 pub(super) const ROW_BYTES: u64 = 400;
 /// Rows that a merge decodes of each input at the least.
@@ -95,7 +93,7 @@ impl Rules {
 
     /// In which window a block is.
     pub fn window_of(&self, record: &BlockRecord) -> Window {
-        if record.max_unix_nanos > record.created_unix_nanos.saturating_add(AHEAD_NANOS) {
+        if record.is_ahead() {
             return Window::Ahead;
         }
         Window::At(record.max_unix_nanos / self.window_nanos)

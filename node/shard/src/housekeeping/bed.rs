@@ -27,6 +27,7 @@ use crate::retention::{Brakes, Retention};
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::trace::{Places, whole_trace};
+use crate::trace_index::Indexer;
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 pub(crate) const HOUR: u64 = 3_600 * SECOND;
@@ -243,6 +244,18 @@ impl Bed {
             metrics: Arc::clone(&self.metrics),
         })
         .unwrap()
+    }
+
+    pub(crate) fn indexer(&self) -> Indexer {
+        let names = Arc::clone(&self.names);
+        Indexer {
+            store: self.store.clone(),
+            catalog: self.catalog.clone(),
+            blocks: Arc::clone(&self.blocks),
+            new_block_id: Arc::new(move || names.next()),
+            metrics: Arc::clone(&self.metrics),
+            damaged: Arc::default(),
+        }
     }
 
     pub(crate) fn brakes(&self) -> Arc<Brakes> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use model::{BlockId, TenantId};
 
 use super::brake::{Brake, Brakes};
+#[cfg(doc)]
+use crate::catalog::BlockRecord;
 use crate::catalog::{CatalogView, RingTime};
 
 /// Blocks to drop.
@@ -16,7 +18,7 @@ pub struct Expired {
     pub left: usize,
 }
 
-/// The blocks whose latest span is older than their tenant's retention, `drops_max` at most; or the brake that is on.
+/// The blocks whose latest span is older than their tenant's retention ([`BlockRecord::ages_from_unix_nanos`]), `drops_max` at most; or the brake that is on.
 pub fn expired(
     view: &CatalogView,
     retention_of: &dyn Fn(&TenantId) -> Duration,
@@ -32,8 +34,8 @@ pub fn expired(
         let Some(cutoff) = now.unix_nanos.checked_sub(kept) else {
             continue;
         };
-        let old = blocks.iter().filter(|record| record.max_unix_nanos < cutoff);
-        ends.extend(old.map(|record| (record.max_unix_nanos, record.id)));
+        let old = blocks.iter().filter(|record| record.ages_from_unix_nanos() < cutoff);
+        ends.extend(old.map(|record| (record.ages_from_unix_nanos(), record.id)));
     }
     ends.sort_unstable();
     let left = ends.len().saturating_sub(drops_max);

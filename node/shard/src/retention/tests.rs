@@ -17,13 +17,22 @@ fn days(n: u64) -> impl Fn(&TenantId) -> Duration + Sync {
     move |_| Duration::from_nanos(n * DAY)
 }
 
-/// A catalog of blocks that end when they are said to.
+/// A catalog of blocks that end when they are said to, and were stored then.
 fn catalog_of(blocks: &[(&str, u64)]) -> Catalog {
+    let stored: Vec<_> = blocks
+        .iter()
+        .map(|(name, end)| (*name, *end, (*end).max(START)))
+        .collect();
+    catalog_stored(&stored)
+}
+
+/// A catalog of blocks of a tenant that end at one time and were stored at another.
+fn catalog_stored(blocks: &[(&str, u64, u64)]) -> Catalog {
     let mut catalog = Catalog::new();
     catalog.open_group(GROUP);
-    for (n, (name, end)) in blocks.iter().enumerate() {
+    for (n, (name, end, stored)) in blocks.iter().enumerate() {
         let n = n as u64;
-        let id = BlockId::from_parts(START / 1_000_000, u128::from(n));
+        let id = BlockId::from_parts(stored / 1_000_000, u128::from(n));
         let object = ObjectRecord {
             id: ObjectId(id),
             path: Arc::from(format!("l0/{n}")),
@@ -58,7 +67,7 @@ fn catalog_of(blocks: &[(&str, u64)]) -> Catalog {
             object: Some(object),
             records: vec![record],
         };
-        catalog.apply(command, at(START)).unwrap();
+        catalog.apply(command, at(*stored)).unwrap();
     }
     catalog
 }
@@ -81,15 +90,20 @@ fn a_block_goes_when_its_latest_span_is_older_than_the_tenant_keeps() {
     let now = START + YEAR;
     let kept = now - 14 * DAY;
     let blocks = [
-        ("long", kept - 1),
-        ("short", now - 2 * DAY - 1),
-        ("short", now - 2 * DAY),
-        ("long", kept),
-        ("long", now + YEAR),
-        ("short", u64::MAX),
-        ("for ever!".trim_end_matches(" ever!"), 0),
+        ("long", kept - 1, now),
+        ("short", now - 2 * DAY - 1, now),
+        ("short", now - 2 * DAY, now),
+        ("long", kept, now),
+        ("long", now + DAY, now),
+        ("long", u64::MAX, now),
+        // Impossible when they were stored, and stored too long ago.
+        ("short", now, now - 3 * DAY),
+        ("long", u64::MAX, kept - 1),
+        // Just possible when it was stored.
+        ("short", now - 2 * DAY, now - 3 * DAY),
+        ("for", 0, now),
     ];
-    let catalog = catalog_of(&blocks);
+    let catalog = catalog_stored(&blocks);
     let retention_of = |of: &TenantId| match of.as_str() {
         "short" => Duration::from_nanos(2 * DAY),
         "for" => Duration::MAX,
@@ -102,7 +116,7 @@ fn a_block_goes_when_its_latest_span_is_older_than_the_tenant_keeps() {
         .iter()
         .map(|id| catalog.view().block(*id).unwrap().max_unix_nanos)
         .collect();
-    assert_eq!(ends, [kept - 1, now - 2 * DAY - 1]);
+    assert_eq!(ends, [u64::MAX, kept - 1, now, now - 2 * DAY - 1]);
     assert_eq!(gone.left, 0);
 }
 
@@ -216,7 +230,7 @@ proptest! {
                     assert!(is_trusted && !has_jumped && ids.len() <= drops_max);
                     let reason = DeleteReason::Retention;
                     catalog.apply(Command::Delete { ids: ids.clone(), reason }, ring).unwrap();
-                    let is_old = |record: &BlockRecord| record.max_unix_nanos + by_tenant[&record.tenant] < now;
+                    let is_old = |record: &BlockRecord| record.ages_from_unix_nanos() + by_tenant[&record.tenant] < now;
                     assert!(ids.iter().all(|id| is_old(before.view().block(*id).unwrap())));
                     let old = catalog.view().tenants().flat_map(|(_, blocks)| blocks.iter()).filter(|block| is_old(block));
                     assert_eq!(old.count(), left);
@@ -232,10 +246,11 @@ async fn what_is_deleted_leaves_the_catalog_then_the_store_and_stays_away() {
     let (a, b) = (tenant("a"), tenant("b"));
     let uploaded = bed.upload(&[(&a, &[(1, 1, START)]), (&b, &[(2, 1, START)])]).await;
     bed.name(uploaded.clone()).await.unwrap();
-    bed.flush(&[(&a, &[(3, 1, START + 5 * DAY)])]).await;
+    bed.advance(2 * DAY + 12 * HOUR);
+    bed.flush(&[(&a, &[(3, 1, START + 3 * DAY + 6 * HOUR)])]).await;
     let retention_of = |of: &TenantId| Duration::from_nanos(if of.as_str() == "a" { 2 * DAY } else { 4 * DAY });
     let retention = bed.retention();
-    bed.advance(3 * DAY);
+    bed.advance(12 * HOUR);
     let run = retention.run(&retention_of).await.unwrap();
     assert_eq!((run.blocks_expired, run.objects_deleted), (1, 0));
     assert_eq!(bed.traces(&a).await.keys().copied().collect::<Vec<_>>(), [trace(3)]);

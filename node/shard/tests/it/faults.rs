@@ -1,17 +1,18 @@
 //! What a flush leaves behind when something fails between two of its steps.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use model::{LogIndex, TenantId};
+use model::{LogIndex, ManualClock, TenantId};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use shard::catalog::{Command, SplitTraces};
-use shard::owner::CutOutcome;
+use shard::owner::{CutOutcome, Shard, ShardOptions};
 use shard::port::CatalogPort;
 
-use crate::world::{World, append_command, group, span};
+use crate::world::{NOW, World, append_command, group, ids, span};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_reply_is_looked_up_and_not_repeated() {
@@ -63,6 +64,11 @@ async fn entries_that_repeat_older_ones_move_the_watermark_without_a_block() {
     world.flush().await;
     assert_eq!(world.catalog.view().watermark(group()), Some(LogIndex(2)));
     assert_eq!(world.catalog.view().block_count(), 1);
+    // The log is told, once.
+    assert_eq!(world.flusher.unforgotten(), Some(LogIndex(2)));
+    let told = shard::command::ShardCommand::Flushed { to: LogIndex(2) }.encode();
+    world.shard.apply(LogIndex(3), &told, None).unwrap();
+    assert_eq!(world.flusher.unforgotten(), None);
     assert_eq!(world.find("{}").await[0].spansets[0].matched, 1);
 }
 
@@ -197,6 +203,47 @@ fn replaying_the_log_above_the_watermark_rebuilds_what_was_live() {
         panic!("there are live spans")
     };
     assert_eq!((block.range().from, block.range().to), (LogIndex(2), LogIndex(4)));
+}
+
+#[test]
+fn a_disk_that_takes_no_block_fails_no_entry_and_stops_a_log_that_is_read_back_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    let waits = Arc::new(AtomicUsize::new(0));
+    let options = ShardOptions {
+        spool_dir: spool.clone(),
+        live_bytes_max: 64 << 10,
+        clock: Arc::new(ManualClock::at(NOW)),
+        new_block_id: ids(),
+        wait_for_disk: {
+            let (waits, spool) = (Arc::clone(&waits), spool.clone());
+            Arc::new(move || {
+                // The third time somebody has made room.
+                if waits.fetch_add(1, Ordering::Relaxed) == 2 {
+                    std::fs::create_dir(&spool).unwrap();
+                }
+            })
+        },
+    };
+    let shard = Shard::starting_after(group(), LogIndex(0), options);
+    let tenant = TenantId::single();
+    let (mut index, mut most) = (0, 0);
+    while shard.head().spooled_blocks() == 0 {
+        index += 1;
+        assert!(index < 100_000, "a block is built at last");
+        let spans = [span((index % 200) as u8, (index / 200 % 200) as u8, 0, index, 1)];
+        let applied = shard.apply(LogIndex(index), &append_command(&tenant, &spans), None);
+        assert_eq!(applied.unwrap().stored, 1);
+        most = most.max(shard.head().heap_bytes());
+    }
+    assert_eq!(waits.load(Ordering::Relaxed), 3);
+    assert!((128 << 10..192 << 10).contains(&most), "{most}");
+    let spooled = shard.head().oldest_spooled().unwrap();
+    assert_eq!(
+        (spooled.range().from, spooled.range().to),
+        (LogIndex(0), LogIndex(index - 1))
+    );
+    assert_eq!(shard.head().spans(), 1);
 }
 
 #[test]

@@ -6,7 +6,10 @@
 // Inside its own tests the crate has its package name; everywhere else it is `shard`.
 extern crate vivace_shard as shard;
 
+mod corpus;
 mod cut_anywhere;
 mod faults;
 mod questions;
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
 mod world;

@@ -85,6 +85,7 @@ impl World {
             live_bytes_max: usize::MAX,
             clock: Arc::new(ManualClock::at(NOW)),
             new_block_id: Arc::clone(&new_block_id),
+            wait_for_disk: Arc::new(|| panic!("nobody waits here")),
         };
         let shard = Arc::new(Shard::starting_after(group(), LogIndex(0), options));
         let reader = Arc::new(StoreReader::new(Arc::clone(&store)));
