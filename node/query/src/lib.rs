@@ -44,6 +44,8 @@ mod check;
 mod engine;
 mod error;
 pub mod field;
+#[doc(hidden)]
+pub mod fuzzing;
 mod lenient;
 mod lex;
 pub mod limits;

@@ -9,9 +9,9 @@
 mod answer;
 mod explain;
 mod gate;
-mod params;
+pub(crate) mod params;
 mod questions;
-mod route;
+pub(crate) mod route;
 mod status;
 mod streaming;
 

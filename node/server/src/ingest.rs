@@ -15,6 +15,10 @@ pub struct IngestOutcome {
     pub rejected_spans: u64,
     /// Why the first of them was refused, or a warning. Empty when there is nothing to say.
     pub message: String,
+    /// The refused spans by the reason's metric label.
+    pub reasons: Vec<(&'static str, u64)>,
+    /// What was cut from accepted spans, by its metric label.
+    pub cut: Vec<(&'static str, u64)>,
 }
 
 /// Takes spans in. Boxed future because it is called through `dyn`: by receivers on one side, and there are two

@@ -17,6 +17,8 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod cpu;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingest;
 pub mod load;
 pub mod metrics;

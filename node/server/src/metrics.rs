@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::ingest::IngestOutcome;
 use crate::refusal::Kind;
 
 /// A counter without labels.
@@ -37,10 +38,17 @@ pub struct ReceiverLabels {
     pub tenant: String,
 }
 
-/// Labels of refused requests and spans.
+/// Labels of refused requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabels {
     pub reason: &'static str,
+}
+
+/// Labels of refused spans and of what was cut.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DiscardLabels {
+    pub reason: &'static str,
+    pub tenant: String,
 }
 
 /// The metrics of the server room.
@@ -53,7 +61,9 @@ pub struct Metrics {
     /// Spans of acknowledged requests, refused ones not counted.
     pub received_spans: Family<ReceiverLabels, Count>,
     /// Spans that an acknowledged request had to give up.
-    pub discarded_spans: Family<ReceiverLabels, Count>,
+    pub discarded_spans: Family<DiscardLabels, Count>,
+    /// Attributes, events, links, keys and values that accepted spans had to give up, wholly or in part.
+    pub cut: Family<DiscardLabels, Count>,
     /// Requests that were not acknowledged.
     pub refused_requests: Family<ReasonLabels, Count>,
     pub refused_connections: Count,
@@ -75,6 +85,7 @@ impl Metrics {
             received_bytes: Family::default(),
             received_spans: Family::default(),
             discarded_spans: Family::default(),
+            cut: Family::default(),
             refused_requests: Family::default(),
             refused_connections: Count::default(),
             open_connections: Gauge::default(),
@@ -100,9 +111,14 @@ impl Metrics {
                 metrics.received_spans.clone(),
             );
             registry.register(
-                "receiver_discarded_spans",
-                "Spans named in partial_success as refused",
+                "discarded_spans",
+                "Spans named in partial_success as refused, by reason",
                 metrics.discarded_spans.clone(),
+            );
+            registry.register(
+                "receiver_cut",
+                "Parts of accepted spans that were over a limit and were cut or left out, by what they are",
+                metrics.cut.clone(),
             );
             registry.register(
                 "receiver_refused_requests",
@@ -153,17 +169,24 @@ impl Metrics {
         transport: &'static str,
         tenant: &TenantId,
         bytes: usize,
-        accepted: u64,
-        rejected: u64,
+        outcome: &IngestOutcome,
     ) {
         let labels = ReceiverLabels {
             transport,
             tenant: tenant.to_string(),
         };
         self.received_bytes.get_or_create(&labels).inc_by(bytes as u64);
-        self.received_spans.get_or_create(&labels).inc_by(accepted);
-        if rejected > 0 {
-            self.discarded_spans.get_or_create(&labels).inc_by(rejected);
+        self.received_spans
+            .get_or_create(&labels)
+            .inc_by(outcome.accepted_spans);
+        for (counted, family) in [(&outcome.reasons, &self.discarded_spans), (&outcome.cut, &self.cut)] {
+            for (reason, count) in counted {
+                let labels = DiscardLabels {
+                    reason,
+                    tenant: tenant.to_string(),
+                };
+                family.get_or_create(&labels).inc_by(*count);
+            }
         }
     }
 

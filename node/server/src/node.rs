@@ -52,6 +52,7 @@ use shard::flush::Flusher;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::{Shard, ShardOptions};
 use shard::port::CatalogPort;
+use shard::reads::WatchedReader;
 use shard::store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,8 @@ use ring::RingPort;
 
 /// How long a log may take to be read back before the node gives up on starting.
 const RECOVERY_MAX: Duration = Duration::from_secs(600);
+/// How long a log that is being read back waits for a full disk before it tries again.
+const WAIT_FOR_DISK: Duration = Duration::from_secs(1);
 /// Budget of live spans where settings leave it open: a quarter of the memory we may use, within these.
 const HEADS_MIN: u64 = ByteSize::mib(128).0;
 const HEADS_MAX: u64 = ByteSize::gib(2).0;
@@ -128,12 +131,12 @@ impl Node {
 
         let store = Store::new(Arc::clone(&objects), crate::storage::prefix(&settings));
         let cache = settings.memory.block_cache.bytes();
-        let blocks = Arc::new(Blocks::new(
-            store.clone(),
-            Arc::new(StoreReader::new(objects)),
-            &spool_dir,
-            cache,
-        )?);
+        let for_reads = crate::storage::for_reads(&settings, objects)?;
+        let reads = Arc::new(WatchedReader::new(
+            Arc::new(StoreReader::new(for_reads)),
+            Arc::clone(&common.clock),
+        ));
+        let blocks = Arc::new(Blocks::new(store.clone(), Arc::clone(&reads) as _, &spool_dir, cache)?);
         let heads_max = heads_budget(settings.memory.heads);
         let new_block_id = block_ids(Arc::clone(&common.clock));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -154,6 +157,7 @@ impl Node {
             let options = ShardOptions {
                 spool_dir: spool_dir.clone(),
                 live_bytes_max: heads_max / count.max(1) as usize,
+                wait_for_disk: Arc::new(|| std::thread::sleep(WAIT_FOR_DISK)),
                 clock: Arc::clone(&common.clock),
                 new_block_id: Arc::clone(&new_block_id),
             };
@@ -174,7 +178,8 @@ impl Node {
                 group.clone(),
                 common.clone(),
                 wal.clone(),
-                heads_max / 2,
+                // Half of the shard's share: the other half fills while this one is built.
+                heads_max / count.max(1) as usize / 2,
                 Arc::clone(&builds),
                 stop.clone(),
             ));
@@ -193,6 +198,7 @@ impl Node {
                 shards: shards.clone(),
                 catalog: Arc::clone(&ring) as Arc<dyn CatalogPort>,
                 blocks: Arc::clone(&blocks),
+                reads,
                 wal: wal.clone(),
                 housekeeping: Arc::clone(&counted),
             }));

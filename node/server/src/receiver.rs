@@ -128,13 +128,7 @@ impl Receiver {
                 .take(&tenant, bytes, rate.bytes(), burst, self.clock.monotonic())?;
         }
         let outcome = self.ingest.ingest(tenant.clone(), message).await?;
-        self.metrics.count_acknowledged(
-            transport,
-            &tenant,
-            bytes,
-            outcome.accepted_spans,
-            outcome.rejected_spans,
-        );
+        self.metrics.count_acknowledged(transport, &tenant, bytes, &outcome);
         Ok(outcome)
     }
 

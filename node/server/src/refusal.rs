@@ -48,7 +48,8 @@ pub struct Refusal {
     pub kind: Kind,
     /// For the client to read. Names the field or the limit, never quotes a body.
     pub message: Cow<'static, str>,
-    /// When to come back. `None`: not said, except that [`Kind::Throttled`] always says at least a second.
+    /// When to come back: [`Kind::Throttled`] and [`Kind::Unavailable`] say a second unless they know better. `None`: not
+    /// said.
     pub retry_after: Option<Duration>,
 }
 
@@ -129,7 +130,7 @@ impl Kind {
 
 impl Refusal {
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        let retry_after = (kind == Kind::Throttled).then_some(Duration::from_secs(1));
+        let retry_after = matches!(kind, Kind::Throttled | Kind::Unavailable).then_some(Duration::from_secs(1));
         Self {
             kind,
             message: message.into(),

@@ -17,11 +17,14 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{ClientOptions, Error as StoreError, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig};
-use settings::NodeSettings;
 use settings::storage::{AzureSettings, GcsSettings, S3Settings, StorageSettings, StorageType};
+use settings::{NodeSettings, Period};
 
 /// Connections kept open to one host.
 const IDLE_CONNECTIONS: usize = 32;
+/// Retries of one read of a block, and all of them together.
+const READ_RETRIES_MAX: u32 = 3;
+const READ_RETRY_BUDGET: Period = Period::secs(5);
 /// Time the whole probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -48,6 +51,19 @@ pub fn open(settings: &NodeSettings) -> anyhow::Result<Arc<dyn ObjectStore>> {
         StorageType::GCS => Arc::new(gcs(storage, storage.gcs.as_ref().ok_or_else(|| missing("gcs"))?)?),
         StorageType::Azure => Arc::new(azure(storage, storage.azure.as_ref().ok_or_else(|| missing("azure"))?)?),
     })
+}
+
+/// The same store for reads of blocks, with less patience: somebody waits for each of them, and blocks are not lost by
+/// answering that they cannot be read now.
+pub fn for_reads(settings: &NodeSettings, objects: Arc<dyn ObjectStore>) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    if settings.storage.r#type == StorageType::Filesystem {
+        return Ok(objects);
+    }
+    let mut hasty = settings.clone();
+    let storage = &mut hasty.storage;
+    storage.retries_max = storage.retries_max.min(READ_RETRIES_MAX);
+    storage.retry_budget = storage.retry_budget.min(READ_RETRY_BUDGET);
+    open(&hasty)
 }
 
 /// The prefix as a path of the store.
@@ -139,16 +155,22 @@ fn read_secret(path: &Path) -> anyhow::Result<String> {
 
 /// Writes, reads and deletes a small object below `prefix`, as the node will do with blocks.
 ///
+/// A store without room is only said: it may be read, and a node that waits for room takes up its work by itself.
+///
 /// Errors: which of the steps failed and what to do about it, in one sentence for the operator.
 pub async fn probe(store: &dyn ObjectStore, prefix: &ObjectPath, name: &str) -> anyhow::Result<()> {
     let key = ObjectPath::from_iter(prefix.parts().chain([format!("probe-{name}").into()]));
     let content = format!("vivace probe {name}");
     let steps = async {
         let payload = PutPayload::from(content.clone().into_bytes());
-        store
-            .put(&key, payload)
-            .await
-            .map_err(|error| explain("write", &key, error))?;
+        match store.put(&key, payload).await {
+            Ok(_) => {}
+            Err(error) if is_full(&error) => {
+                tracing::error!(%key, "the object store has no room; blocks wait until it has");
+                return Ok(());
+            }
+            Err(error) => return Err(explain("write", &key, error)),
+        }
         let read = async { store.get(&key).await?.bytes().await };
         let read = read.await.map_err(|error| explain("read back", &key, error))?;
         if read != content.as_bytes() {
@@ -161,6 +183,18 @@ pub async fn probe(store: &dyn ObjectStore, prefix: &ObjectPath, name: &str) -> 
             "object store: no answer within {PROBE_TIMEOUT:?}; check endpoint and network"
         ))
     })
+}
+
+fn is_full(error: &StoreError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind;
+            return matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 fn explain(step: &str, key: &ObjectPath, error: StoreError) -> anyhow::Error {

@@ -15,6 +15,8 @@
 //! defaults. **Not here:** the environment and the command line (the server reads both once, in `main`).
 
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod lifecycle;
 pub mod limits;
 pub mod listen;
@@ -100,7 +102,7 @@ impl NodeSettings {
         limits.check(&mut problems);
         problems.at("shards", |problems| shards.check(problems));
         problems.at("replication", |problems| replication.check(problems));
-        problems.at("wal", |problems| wal.check(problems, replication.entry_bytes_max));
+        problems.at("wal", |problems| wal.check(problems));
         problems.at("flush", |problems| flush.check(problems, wal.quota_bytes));
         problems.at("compaction", |problems| compaction.check(problems));
         problems.at("retention", |problems| retention.check(problems, query.longest()));

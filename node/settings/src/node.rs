@@ -54,10 +54,6 @@ section! {
         linger: Period = Period::millis(10),
         /// Uncompressed bytes at which it proposes without waiting.
         batch_bytes: ByteSize = ByteSize::mib(1),
-        /// Largest entry after compression; a larger request becomes several entries.
-        entry_bytes_max: ByteSize = ByteSize::mib(4),
-        /// How long a retried batch is recognised and stored only once.
-        dedup_window: Period = Period::minutes(5),
     }
 }
 
@@ -130,21 +126,17 @@ impl ReplicationSettings {
     pub(crate) fn check(&self, problems: &mut Problems) {
         problems.at_most("linger", self.linger, Period::secs(1));
         problems.at_least("batch_bytes", self.batch_bytes, ByteSize::kib(1));
-        problems.at_least("entry_bytes_max", self.entry_bytes_max, ByteSize::kib(64));
-        problems.at_most("entry_bytes_max", self.entry_bytes_max, ByteSize::mib(16));
-        problems.at_most("dedup_window", self.dedup_window, Period::hours(1));
+        problems.at_most("batch_bytes", self.batch_bytes, ByteSize::mib(4));
     }
 }
 
 impl WalSettings {
-    pub(crate) fn check(&self, problems: &mut Problems, entry_bytes_max: ByteSize) {
-        problems.at_least("segment_bytes", self.segment_bytes, ByteSize::mib(1));
+    pub(crate) fn check(&self, problems: &mut Problems) {
+        // Two of the largest entries, 4 MiB each.
+        problems.at_least("segment_bytes", self.segment_bytes, ByteSize::mib(8));
         problems.at_most("segment_bytes", self.segment_bytes, ByteSize::gib(1));
-        if self.segment_bytes.0 < 2 * entry_bytes_max.0 {
-            problems.add(
-                "segment_bytes",
-                "must hold two entries: at least twice replication.entry_bytes_max",
-            );
+        if !self.segment_bytes.0.is_multiple_of(4096) {
+            problems.add("segment_bytes", "must be a multiple of 4 KiB");
         }
         // Two segments are held back for votes and seals, so fewer than eight would leave little for spans.
         if self.quota_bytes.0 / 8 < self.segment_bytes.0 {

@@ -7,11 +7,14 @@
 
 mod bounds;
 mod chunk;
+mod corpus;
 mod equivalence;
 mod golden;
 mod language;
 mod measured;
 mod naive;
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
 mod spans;
 mod speed;
 mod suggestions;

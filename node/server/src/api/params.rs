@@ -411,14 +411,20 @@ fn tag_filter(key: &str, value: &str) -> String {
         "status.code" if ["ok", "error", "unset"].contains(&value) => format!("{{ status = {value} }}"),
         // A number or a truth value as text: the attribute may have either type.
         _ if value.parse::<f64>().is_ok_and(f64::is_finite) || value == "true" || value == "false" => {
-            format!("{{ .{0} =~ {1} || .{0} = {value} }}", quoted(key), quoted(&pattern))
+            format!("{{ .{0} =~ {1} || .{0} = {value} }}", name(key), quoted(&pattern))
         }
-        _ => format!("{{ .{} =~ {} }}", quoted(key), quoted(&pattern)),
+        _ => format!("{{ .{} =~ {} }}", name(key), quoted(&pattern)),
     }
 }
 
-fn quoted(text: &str) -> String {
+/// An attribute's name; it may hold anything.
+fn name(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A string; it ends at its line's end.
+fn quoted(text: &str) -> String {
+    name(text).replace('\n', "\\n")
 }
 
 fn regex_escape(text: &str) -> String {

@@ -36,6 +36,7 @@ pub(super) async fn run(
 ) {
     let mut backoff = BACKOFF_FIRST;
     let mut pause = LOOK;
+    let mut purged = LogIndex::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -44,13 +45,15 @@ pub(super) async fn run(
         let round = async {
             if is_due(&flusher, &common, &wal, heads_high) {
                 let turn = builds.acquire().await?;
-                flusher.cut().await?;
+                let cut = flusher.cut().await;
                 drop(turn);
+                // What is spooled already can go up although nothing new can be built.
+                if let Err(error) = cut {
+                    upload(&flusher, &group, &mut purged).await?;
+                    return Err(error.into());
+                }
             }
-            while let Some(watermark) = flusher.flush_oldest().await? {
-                forget(&group, watermark).await?;
-            }
-            anyhow::Ok(())
+            upload(&flusher, &group, &mut purged).await
         };
         let outcome = tokio::select! {
             // Dropping a round leaves the log as it was; at worst an object that nobody names.
@@ -80,11 +83,24 @@ fn is_due(flusher: &Flusher, common: &Common, wal: &Wal, heads_high: usize) -> b
         || wal.level() != Level::Normal
 }
 
-/// Says in the log itself that blocks cover it up to `to`, and lets go of that part.
-async fn forget(group: &Group<ShardMachine>, to: LogIndex) -> anyhow::Result<()> {
-    group
-        .propose(Payload::control(ShardCommand::Flushed { to }.encode()))
-        .await?;
-    group.snapshot_and_purge(to, PURGE_WITHIN).await?;
-    Ok(())
+/// Uploads what waits, and lets the log forget each part that the catalog covers: by these uploads, by ranges without
+/// spans, or by uploads before a failure or a restart.
+async fn upload(flusher: &Flusher, group: &Group<ShardMachine>, purged: &mut LogIndex) -> anyhow::Result<()> {
+    loop {
+        let uploaded = flusher.flush_oldest().await?;
+        if let Some(to) = flusher.unforgotten() {
+            // Said in the log itself, so that every replica forgets the same.
+            group
+                .propose(Payload::control(ShardCommand::Flushed { to }.encode()))
+                .await?;
+        }
+        let flushed = flusher.shard.flushed();
+        if flushed > *purged {
+            group.snapshot_and_purge(flushed, PURGE_WITHIN).await?;
+            *purged = flushed;
+        }
+        if uploaded.is_none() {
+            return Ok(());
+        }
+    }
 }

@@ -11,6 +11,7 @@ use shard::blocks::Blocks;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::Shard;
 use shard::port::CatalogPort;
+use shard::reads::WatchedReader;
 use wal::Wal;
 
 /// See the module's documentation.
@@ -18,6 +19,7 @@ pub(super) struct Gauges {
     pub(super) shards: Vec<Arc<Shard>>,
     pub(super) catalog: Arc<dyn CatalogPort>,
     pub(super) blocks: Arc<Blocks>,
+    pub(super) reads: Arc<WatchedReader>,
     pub(super) wal: Wal,
     pub(super) housekeeping: Arc<HousekeepingMetrics>,
 }
@@ -52,6 +54,16 @@ impl Collector for Gauges {
             ),
             ("blocks", "Blocks the catalog names", view.block_count() as u64),
             (
+                "trace_indexes",
+                "Merged trace-id indexes the catalog names",
+                view.trace_index_count() as u64,
+            ),
+            (
+                "object_store_away",
+                "1 while the object store does not answer and reads fail at once",
+                self.reads.is_away().into(),
+            ),
+            (
                 "tenants_with_blocks",
                 "Tenants that have blocks",
                 view.tenants().count() as u64,
@@ -78,9 +90,6 @@ impl Collector for Gauges {
         for (name, help, value) in gauges {
             gauge(&mut encoder, name, help, value)?;
         }
-        let unlistable = ConstCounter::new(self.blocks.unlistable());
-        let help = "Times a flush took a damaged block for one that may hold any trace";
-        unlistable.encode(encoder.encode_descriptor("blocks_unlistable", help, None, unlistable.metric_type())?)?;
         let house = &self.housekeeping;
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let states = [
@@ -166,8 +175,33 @@ impl Collector for Gauges {
             ),
             (
                 "housekeeping_runs_failed",
-                "Runs of retention or collection that stopped at an error",
+                "Runs of retention, collection or indexing that stopped at an error",
                 load(&house.runs_failed),
+            ),
+            (
+                "trace_indexes_written",
+                "Merged trace-id indexes made",
+                load(&house.trace_indexes_written),
+            ),
+            (
+                "blocks_unlistable",
+                "Times a flush took a damaged block for one that may hold any trace",
+                self.blocks.unlistable(),
+            ),
+            (
+                "block_reads_again",
+                "Reads of blocks made again because bytes did not match their checksums",
+                self.reads.looked_again(),
+            ),
+            (
+                "block_reads_damaged",
+                "Reads of blocks whose bytes did not match their checksums twice",
+                self.reads.damaged_count(),
+            ),
+            (
+                "block_reads_refused",
+                "Reads of blocks that failed at once because the object store does not answer",
+                self.reads.refused(),
             ),
         ];
         for (name, help, value) in counters {

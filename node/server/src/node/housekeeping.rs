@@ -3,13 +3,15 @@
 //! | task | beat | dies |
 //! |---|---|---|
 //! | merges | `compaction.interval`, and at once after a merge that found work | stop token; a merge under way is dropped |
+//! | trace-id indexes | at the start, then `compaction.interval` | stop token |
 //! | retention | `retention.interval` | stop token |
 //! | orphans | [`COLLECT_EVERY`] beats of retention | stop token |
 //!
-//! All three may be stopped between any two steps: what they leave is collected by the next run.
+//! All of them may be stopped between any two steps: what they leave is collected by the next run.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::BlockId;
@@ -20,6 +22,7 @@ use shard::housekeeping::HousekeepingMetrics;
 use shard::port::CatalogPort;
 use shard::retention::{Brakes, Retention};
 use shard::store::Store;
+use shard::trace_index::{self, Indexer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,6 +64,18 @@ impl Housekeeping {
         for _ in 0..settings.compaction.jobs_max {
             tasks.spawn(merge(Arc::clone(&compactor), beat, stop.clone()));
         }
+        tasks.spawn(index(
+            Indexer {
+                store: self.store.clone(),
+                catalog: Arc::clone(&self.catalog),
+                blocks: Arc::clone(&self.blocks),
+                new_block_id: Arc::clone(&self.new_block_id),
+                metrics: Arc::clone(&self.metrics),
+                damaged: Arc::default(),
+            },
+            beat,
+            stop.clone(),
+        ));
         let retention = Retention {
             settings: settings.retention.clone(),
             store: self.store.clone(),
@@ -111,6 +126,33 @@ async fn merge(compactor: Arc<Compactor>, beat: Duration, stop: CancellationToke
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Looks at one tenant after the other. The first round brings the directories of all indexes into memory.
+async fn index(indexer: Indexer, beat: Duration, stop: CancellationToken) {
+    loop {
+        let view = indexer.catalog.view();
+        for (tenant, _) in view.tenants() {
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = indexer.run(tenant) => outcome,
+            };
+            match outcome {
+                Ok(trace_index::Outcome::Indexed { blocks, replaced }) => {
+                    tracing::info!(%tenant, blocks, replaced, "indexed the traces of blocks");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    indexer.metrics.runs_failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%tenant, error = &error as &dyn std::error::Error, "indexing stopped at an error");
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(beat) => {}
         }
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, try_join_all};
+use model::table::TraceSize;
 use model::{ShardId, TenantId};
 use settings::Limits;
 use settings::limits::Oversize;
 use shard::owner::Shard;
 use wire::frame::BatchHash;
-use wire::ingest::{IngestLimits, Outcome, Routed, scan};
+use wire::ingest::{IngestLimits, Outcome, Routed, TraceLimits, scan};
 
 use super::lane::Lane;
 use crate::app::Common;
@@ -44,13 +45,16 @@ impl Writer {
             ));
         }
         let limits = self.common.limits.load().of(tenant.as_str());
-        self.check_live_traces(&tenant, &limits)?;
+        let largest = self.check_live_traces(&tenant, &limits)?;
+        let traces = TraceLimits {
+            bytes_max: limits.trace_bytes_max.bytes(),
+            spans_max: u64::from(limits.trace_spans_max),
+        };
         let limits = ingest_limits(&limits, self.common.clock.unix_nanos());
-        let count = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
         let is_small = body.len() <= INLINE_BYTES_MAX;
         let split = {
-            let limits = limits.clone();
-            move || split(&tenant, &body, &limits, count)
+            let (limits, shards) = (limits.clone(), self.shards.clone());
+            move || split(&tenant, &body, &limits, &traces, largest, &shards)
         };
         let (outcome, routed) = if is_small {
             split()?
@@ -70,18 +74,35 @@ impl Writer {
             accepted_spans: outcome.received - outcome.rejected(),
             rejected_spans,
             message,
+            reasons: outcome
+                .reasons()
+                .map(|(reason, count)| (reason.label(), count))
+                .collect(),
+            cut: outcome
+                .cut
+                .parts()
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect(),
         })
     }
 
-    fn check_live_traces(&self, tenant: &TenantId, limits: &Limits) -> Result<(), Refusal> {
+    /// Refuses when a shard has as many of the tenant's traces as it may. Gives the bounds of the largest one.
+    fn check_live_traces(&self, tenant: &TenantId, limits: &Limits) -> Result<TraceSize, Refusal> {
         let max = limits.live_traces_max as usize;
-        if self.shards.iter().any(|shard| shard.head().live_traces(tenant) >= max) {
-            return Err(Refusal::new(
-                Kind::Throttled,
-                format!("more than {max} live traces of this tenant in one shard"),
-            ));
+        let mut largest = TraceSize::default();
+        for shard in &self.shards {
+            let live = shard.head().live_traces(tenant);
+            if live.count >= max {
+                return Err(Refusal::new(
+                    Kind::Throttled,
+                    format!("{max} live traces of this tenant in one shard, as many as there may be"),
+                ));
+            }
+            largest.bytes = largest.bytes.max(live.largest.bytes);
+            largest.spans = largest.spans.max(live.largest.spans);
         }
-        Ok(())
+        Ok(largest)
     }
 }
 
@@ -89,9 +110,16 @@ fn split(
     tenant: &TenantId,
     body: &[u8],
     limits: &IngestLimits,
-    count: u32,
+    traces: &TraceLimits,
+    largest: TraceSize,
+    shards: &[Arc<Shard>],
 ) -> Result<(Outcome, Vec<Routed>), wire::Error> {
-    let scan = scan(body, limits, |trace| ShardId::of(tenant.placement_hash(trace), count))?;
+    let count = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+    let mut scan = scan(body, limits, |trace| ShardId::of(tenant.placement_hash(trace), count))?;
+    scan.limit_traces(traces, largest, |shard, traces| {
+        let shard = shards.get(shard.0 as usize);
+        shard.map_or_else(Vec::new, |shard| shard.head().live_sizes(tenant, traces))
+    });
     let outcome = scan.outcome().clone();
     let hash = BatchHash::of_request(tenant, body);
     Ok((outcome, scan.into_sub_batches(tenant, hash)))

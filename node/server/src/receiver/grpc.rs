@@ -43,13 +43,19 @@ where
 {
     let begun = Instant::now();
     let is_known = request.uri().path() == PATH;
+    let is_call = is_call(request.headers());
     let result = export(&receiver, request).await;
     let code = result.as_ref().map_or_else(|refusal| refusal.kind.grpc_code(), |_| 0);
     let answer = match result {
         Ok(response) => success(&response),
         Err(refusal) => {
             receiver.metrics.count_refused(refusal.kind);
-            failure(&refusal)
+            let mut answer = failure(&refusal);
+            if !is_call {
+                // 200 with an error in gRPC's words would look like success to a client that does not speak gRPC.
+                *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            }
+            answer
         }
     };
     let labels = RequestLabels {
@@ -71,13 +77,7 @@ where
     B::Error: std::fmt::Display,
 {
     let headers = request.headers();
-    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let value = value.as_bytes();
-        value == GRPC.as_bytes()
-            || value.starts_with(b"application/grpc+proto")
-            || value.starts_with(b"application/grpc;")
-    });
-    if !is_grpc {
+    if !is_call(headers) {
         return Err(Refusal::new(
             Kind::UnknownEncoding,
             "content type must be application/grpc",
@@ -106,6 +106,15 @@ where
         .take("otlp_grpc", tenant, encoding, Form::Protobuf, body, &mut permit)
         .await?;
     Ok(outcome.into())
+}
+
+fn is_call(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes();
+        value == GRPC.as_bytes()
+            || value.starts_with(b"application/grpc+proto")
+            || value.starts_with(b"application/grpc;")
+    })
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -160,3 +160,126 @@ async fn a_client_that_goes_away_gives_its_budget_back() {
     drop(sender);
     until("its budget comes back", || door.receiver.in_flight_bytes() == 6).await;
 }
+
+/// HTTP/2 by hand: clients that do not keep to the rules need no library that does.
+mod h2 {
+    pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    pub(super) const HEADERS: u8 = 1;
+    pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
+    pub(super) const PING: u8 = 6;
+    pub(super) const GOAWAY: u8 = 7;
+    pub(super) const REFUSED_STREAM: u8 = 7;
+    pub(super) const ENHANCE_YOUR_CALM: u8 = 11;
+
+    pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// The head of a call whose body is still to come.
+    pub(super) fn call(stream: u32) -> Vec<u8> {
+        let path = b"/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+        // POST, http; the rest as literals that are not to be remembered: :path, :authority, content-type.
+        let mut block = vec![0x83, 0x86, 0x04, path.len() as u8];
+        block.extend_from_slice(path);
+        block.extend_from_slice(b"\x01\x01x");
+        block.extend_from_slice(b"\x0f\x10\x10application/grpc");
+        frame(HEADERS, 0x4, stream, &block)
+    }
+
+    /// Takes whole frames off the front: kind, flags, stream, payload.
+    pub(super) fn take(bytes: &mut Vec<u8>) -> Vec<(u8, u8, u32, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while bytes.len() >= 9 {
+            let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+            if bytes.len() < 9 + length {
+                break;
+            }
+            let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
+            frames.push((bytes[3], bytes[4], stream, bytes[9..9 + length].to_vec()));
+            bytes.drain(..9 + length);
+        }
+        frames
+    }
+}
+
+/// An HTTP/2 connection, and the first setting number 3 (most streams at once) that the peer sent.
+async fn greeted(address: std::net::SocketAddr) -> (TcpStream, Option<u32>) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(h2::PREFACE).await.unwrap();
+    stream.write_all(&h2::frame(h2::SETTINGS, 0, 0, &[])).await.unwrap();
+    let settings = until_frame(&mut stream, |kind, flags, _, _| kind == h2::SETTINGS && flags == 0).await;
+    let settings = settings.unwrap();
+    let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]);
+    let streams = streams.map(|setting| u32::from_be_bytes(setting[2..].try_into().unwrap()));
+    stream.write_all(&h2::frame(h2::SETTINGS, 1, 0, &[])).await.unwrap();
+    (stream, streams)
+}
+
+/// Reads frames until one is as wanted and gives its payload; `None` when the peer closed before.
+async fn until_frame(stream: &mut TcpStream, mut wanted: impl FnMut(u8, u8, u32, &[u8]) -> bool) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        for (kind, flags, number, payload) in h2::take(&mut bytes) {
+            if wanted(kind, flags, number, &payload) {
+                return Some(payload);
+            }
+        }
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_buf(&mut bytes));
+        match read.await.expect("the peer says something") {
+            Ok(0) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_at_the_limit_and_one_beyond_it() {
+    let door = open("listen: {http2_streams_max: 3}").await;
+    for address in [door.grpc, door.http] {
+        let (mut stream, streams_max) = greeted(address).await;
+        assert_eq!(streams_max, Some(3));
+        for number in [1, 3, 5, 7] {
+            stream.write_all(&h2::call(number)).await.unwrap();
+        }
+        let mut refused = 0;
+        let reset = until_frame(&mut stream, |kind, _, number, _| {
+            refused = number;
+            kind == h2::RST_STREAM
+        })
+        .await;
+        assert_eq!((refused, reset), (7, Some(vec![0, 0, 0, h2::REFUSED_STREAM])));
+    }
+    assert!(door.taken().is_empty());
+}
+
+#[tokio::test]
+async fn a_flood_of_streams_that_are_reset_closes_the_connection() {
+    let door = open("").await;
+    for (streams, survives) in [(20, true), (20_000, false)] {
+        let (mut stream, _) = greeted(door.grpc).await;
+        let mut flood = Vec::new();
+        for number in 0..streams {
+            let number = 2 * number + 1;
+            flood.extend(h2::call(number));
+            flood.extend(h2::frame(h2::RST_STREAM, 0, number, &[0, 0, 0, 8]));
+        }
+        flood.extend(h2::frame(h2::PING, 0, 0, b"you well"));
+        // The peer may close before it has read all.
+        let _ = stream.write_all(&flood).await;
+        let answer = until_frame(&mut stream, |kind, flags, _, _| {
+            kind == h2::GOAWAY || (kind == h2::PING && flags == 1)
+        });
+        let answer = answer.await;
+        if survives {
+            assert_eq!(answer.as_deref(), Some(&b"you well"[..]));
+        } else if let Some(goaway) = answer {
+            // A reset of the connection may overtake it.
+            assert_eq!(goaway[4..8], [0, 0, 0, h2::ENHANCE_YOUR_CALM]);
+        }
+    }
+    until("the flood is over", || door.limits.open() <= 1).await;
+    assert_eq!(door.receiver.in_flight_bytes(), 0);
+    assert_eq!(door.call(&[], framed(false, b"x")).await.code, "0");
+}

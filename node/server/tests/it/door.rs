@@ -292,6 +292,8 @@ impl Door {
 /// What came back from a call.
 #[derive(Debug)]
 pub(crate) struct GrpcAnswer {
+    /// Of HTTP.
+    pub(crate) status: u16,
     pub(crate) code: String,
     pub(crate) message: String,
     /// Head and trailers together.
@@ -320,6 +322,7 @@ pub(crate) async fn grpc_call(address: SocketAddr, path: &str, headers: &[(&str,
         .send_request(request.body(Full::new(body)).unwrap())
         .await
         .unwrap();
+    let status = response.status().as_u16();
     let mut all = response.headers().clone();
     let collected = response.into_body().collect().await.unwrap();
     if let Some(trailers) = collected.trailers() {
@@ -341,6 +344,7 @@ pub(crate) async fn grpc_call(address: SocketAddr, path: &str, headers: &[(&str,
         rest = rest.slice(5 + length..);
     }
     GrpcAnswer {
+        status,
         code,
         message,
         headers: all,

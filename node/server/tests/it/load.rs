@@ -103,6 +103,7 @@ async fn spans_refused_by_name_are_not_counted_as_acknowledged() {
         accepted_spans: 290,
         rejected_spans: 10,
         message: "ten".into(),
+        ..IngestOutcome::default()
     }));
     let report = send(&door, &plan(&door, Protocol::Grpc, 300)).await;
     assert_eq!(report.spans_rejected, 10 * report.requests);

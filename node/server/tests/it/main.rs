@@ -4,11 +4,15 @@
 
 mod api;
 mod connections;
+mod corpus;
 mod door;
+mod live_limits;
 mod load;
 mod metrics_api;
 mod otlp_grpc;
 mod otlp_http;
 mod otlp_json;
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
 mod streaming;
 mod whole;

@@ -45,6 +45,7 @@ async fn partial_success_is_told() {
         accepted_spans: 5,
         rejected_spans: 2,
         message: "span id is zero".into(),
+        ..IngestOutcome::default()
     }));
     let answer = door.call(&[], framed(false, b"x")).await;
     assert_eq!(answer.code, "0");
@@ -75,6 +76,8 @@ async fn what_is_not_a_call_is_refused() {
         let answer = door.call(headers, body).await;
         assert_eq!(answer.code, code, "{headers:?} {answer:?}");
         assert!(!answer.message.is_empty());
+        let is_call = !headers.iter().any(|(name, _)| *name == "content-type");
+        assert_eq!(answer.status, if is_call { 200 } else { 415 }, "{headers:?}");
     }
     let answer = door.call(&[("grpc-encoding", "br")], framed(true, b"a")).await;
     assert_eq!(

@@ -66,6 +66,8 @@ async fn partial_success_is_told_in_the_encoding_of_the_request() {
         accepted_spans: 5,
         rejected_spans: 2,
         message: "span id is zero".into(),
+        reasons: vec![("invalid_span_id", 2)],
+        cut: vec![("values", 3)],
     }));
     let answer = door.post(&[PROTOBUF], "x").await;
     assert_eq!(answer.status(), 200);
@@ -82,10 +84,12 @@ async fn partial_success_is_told_in_the_encoding_of_the_request() {
         metrics.contains(&format!("vivace_receiver_accepted_spans_total{labels} 10")),
         "{metrics}"
     );
-    assert!(
-        metrics.contains(&format!("vivace_receiver_discarded_spans_total{labels} 4")),
-        "{metrics}"
-    );
+    for line in [
+        r#"vivace_discarded_spans_total{reason="invalid_span_id",tenant="single-tenant"} 4"#,
+        r#"vivace_receiver_cut_total{reason="values",tenant="single-tenant"} 6"#,
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
 }
 
 #[tokio::test]

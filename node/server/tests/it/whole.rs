@@ -18,23 +18,26 @@ use server::node::Node;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-struct Running {
+pub(crate) struct Running {
     otlp_grpc: SocketAddr,
-    http: SocketAddr,
+    pub(crate) otlp_http: SocketAddr,
+    pub(crate) http: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<Vec<u8>>>,
 }
 
 async fn start(dir: &Path) -> Running {
-    let mut settings = settings::parse(
-        "
+    let settings = "flush: {tail_age: 1s}\nlimits: {defaults: {ingest_rate: 1GB, ingest_burst: 1GB}}\n";
+    start_with(dir, settings).await
+}
+
+/// A node with these settings; its ports and its log are set here.
+pub(crate) async fn start_with(dir: &Path, settings: &str) -> Running {
+    let ports = "
 listen: {otlp_grpc: '127.0.0.1:0', otlp_http: '127.0.0.1:0', http: '127.0.0.1:0', shutdown_grace: 5s}
-flush: {tail_age: 1s}
 wal: {segment_bytes: 8MiB, quota_bytes: 512MiB}
-limits: {defaults: {ingest_rate: 1GB, ingest_burst: 1GB}}
-",
-    )
-    .unwrap();
+";
+    let mut settings = settings::parse(&format!("{ports}{settings}")).unwrap();
     settings.node.data_dir = dir.to_owned();
     let common = Common::new(settings, Arc::new(SystemClock::new()));
     let objects = server::storage::open(&common.settings).unwrap();
@@ -50,6 +53,7 @@ limits: {defaults: {ingest_rate: 1GB, ingest_burst: 1GB}}
     });
     Running {
         otlp_grpc: addresses["otlp-grpc"],
+        otlp_http: addresses["otlp-http"],
         http: addresses["http"],
         stop,
         task,
@@ -57,7 +61,7 @@ limits: {defaults: {ingest_rate: 1GB, ingest_burst: 1GB}}
 }
 
 impl Running {
-    async fn stop(self) -> String {
+    pub(crate) async fn stop(self) -> String {
         self.stop.cancel();
         let out = tokio::time::timeout(Duration::from_secs(60), self.task)
             .await
@@ -65,7 +69,7 @@ impl Running {
         String::from_utf8(out.unwrap().unwrap()).unwrap()
     }
 
-    async fn json(&self, path: &str) -> Value {
+    pub(crate) async fn json(&self, path: &str) -> Value {
         let answer = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert!(status.is_success(), "{path}: {status} {text}");
@@ -77,6 +81,10 @@ impl Running {
         let url = format!("http://{}/api/traces/{id}", self.http);
         let request = reqwest::Client::new().get(url).header("accept", "application/protobuf");
         let answer = request.send().await.unwrap();
+        if answer.status() == 404 {
+            return 0;
+        }
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
         assert!(
             !answer.headers().contains_key("x-vivace-partial"),
             "{:?}",

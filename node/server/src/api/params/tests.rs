@@ -167,6 +167,8 @@ fn tags_become_a_query_that_parses() {
             "tags=error%3Dtrue",
             r#"{ ."error" =~ "(?i).*true.*" || ."error" = true }"#,
         ),
+        // A string ends with its line, a name does not.
+        ("tags=a%3D%22b%5Cnc%22", r#"{ ."a" =~ "(?i).*b\nc.*" }"#),
         ("tags=name%3DGET%20%2Fa", r#"invalid"#),
         ("tags=name%3D%22GET%20%2Fa.b%22", r#"{ name =~ "(?i).*GET /a\\.b.*" }"#),
         (

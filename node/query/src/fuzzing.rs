@@ -1,0 +1,34 @@
+//! The entry for the fuzzer (`fuzz/`) and for the test that replays its corpus: any bytes as a query.
+//!
+//! How queries are answered is held against the naive evaluator by the equivalence tests, with queries that mean something.
+
+use crate::limits;
+use crate::source::TimeRange;
+use crate::{SearchPlan, SearchRequest};
+
+/// Reads a query, a field and an unfinished query. What was read is printed, and what was printed is read as the same; it
+/// is planned or refused.
+pub fn traceql_parse(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = crate::parse_field(text);
+    if let Some(filter) = crate::parse_lenient(text) {
+        assert!(filter.to_string().len() <= 64 * text.len() + 1024);
+    }
+    let Ok(query) = crate::parse_unchecked(text) else {
+        return;
+    };
+    let printed = query.to_string();
+    if printed.len() <= limits::QUERY_BYTES_MAX {
+        let again = crate::parse_unchecked(&printed).expect("what is printed can be read");
+        assert_eq!(again.to_string(), printed);
+    }
+    if let Ok(query) = crate::parse(text) {
+        let request = SearchRequest {
+            window: TimeRange::ALWAYS,
+            limit: 1,
+            spans_per_spanset: 1,
+            after: None,
+        };
+        let _ = SearchPlan::new(&query, request);
+    }
+}

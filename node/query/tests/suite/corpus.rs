@@ -1,0 +1,24 @@
+//! The corpus of the fuzz target (`fuzz/corpus`), replayed and mutated.
+
+use crate::replay::replay;
+
+#[test]
+fn traceql_parse() {
+    replay("traceql_parse", query::fuzzing::traceql_parse, 5_000, || {
+        [
+            "{}",
+            "{ span.http.status_code >= 500 && duration > 100ms } | count() > 2",
+            "{ .a = \"x\\n\" || resource.service.name =~ \"a.*|b\" } >> { status = error } && { kind != server }",
+            "({ name = `raw` } | avg(duration) > 1.5s) || { event:name = \"e\" && link:traceID = \"0\" }",
+            "{ !(.x = nil) && -duration < -3 * 2 ^ 2 % 5 } | by(resource.a) | coalesce() | select(span.b, name)",
+            "{ traceDuration > 1h30m && rootName !~ \"x\" } &>> { parent.a = true } !< { instrumentation:name = \"i\" }",
+            "{ status = error } | rate() by (resource.service.name, span.http.route) with (exemplars=true)",
+            "{ } | quantile_over_time(duration, .5, .99, 1) by (name) | topk(5)",
+            "{ } | compare({ status = error }, 10, 1, 2)",
+            "{ .a = ",
+        ]
+        .iter()
+        .map(|text| text.as_bytes().to_vec())
+        .collect()
+    });
+}
