@@ -7,6 +7,8 @@
 //! | `stores` | other people's object stores | installed tools |
 //! | `smoke`, `bad_input` | one node | the `vivace` binary |
 //! | `crash` | a node killed in mid-load, many times | the binary |
+//! | `full_disk` | a node on a disk without room | the binary, root |
+//! | `store_away` | a node whose object store refuses connections | the binary |
 //! | `collector` | OpenTelemetry Collector and telemetrygen | the binary, tools |
 //! | `formats` | pyarrow and DuckDB | the binary, tools |
 //!
@@ -23,7 +25,9 @@ mod collector;
 mod crash;
 mod fixture;
 mod formats;
+mod full_disk;
 mod s3;
 mod smoke;
+mod store_away;
 mod stores;
 mod tidy;
