@@ -7,8 +7,10 @@
 //! answer that is not complete says so.
 
 mod answer;
+mod diff;
 mod explain;
 mod gate;
+mod mcp;
 pub(crate) mod params;
 mod questions;
 pub(crate) mod route;
@@ -18,14 +20,14 @@ mod streaming;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use model::Clock;
 use settings::{LimitSettings, NodeSettings};
@@ -40,13 +42,17 @@ use crate::tenant::Tenancy;
 use answer::{Form, Ids, Spelled};
 use explain::wants_explanation;
 use params::Shape;
-use questions::TraceApi;
+use questions::{TraceApi, field_v2};
 use route::Route;
 
 /// Bodies below this are not worth compressing.
 const GZIP_BYTES_MIN: usize = 1024;
 /// Bodies above this are compressed on the CPU pool.
 const GZIP_INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a question in a body, and how long it may take to arrive.
+const POSTED_BYTES_MAX: usize = 1 << 20;
+const POSTED_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Body of every answer on this port.
 pub type ApiBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -133,14 +139,17 @@ pub async fn serve(api: Arc<Api>, request: Request<Incoming>) -> Response<ApiBod
         Method::HEAD => "HEAD",
         _ => "other",
     };
-    let route = route::route(request.uri().path());
+    let (head, body) = request.into_parts();
+    let route = route::route(head.uri.path());
     let pattern = route.as_ref().map_or("other", Route::pattern);
     let result = match route {
         None => Err(Refusal::new(Kind::NotFound, "404 page not found")),
+        Some(route) if route.is_posted() && method != "POST" => Err(Refusal::new(Kind::WrongMethod, "use POST")),
         Some(_) if method == "other" => Err(Refusal::new(Kind::WrongMethod, "use GET")),
-        Some(route) => api.answer(route, request.headers(), request.uri().query()).await,
+        Some(route) if route.is_posted() => api.answer_posted(route, &head.headers, body).await,
+        Some(route) => api.answer(route, &head.headers, head.uri.query()).await,
     };
-    let wants_gzip = wants_gzip(request.headers());
+    let wants_gzip = wants_gzip(&head.headers);
     let response = match result {
         Ok(answer) => api.encode(answer, wants_gzip).await,
         Err(refusal) => failure(&refusal),
@@ -220,6 +229,7 @@ impl Api {
             Route::Search => self.search(headers, query, form).await?.into(),
             Route::MetricsRange => self.metrics(Shape::Range, headers, query, form).await?.into(),
             Route::MetricsInstant => self.metrics(Shape::Instant, headers, query, form).await?.into(),
+            Route::TraceDiff | Route::Mcp => return Err(Refusal::new(Kind::WrongMethod, "use POST")),
             Route::Tags => {
                 let (answer, scope) = self.tags(headers, query).await?;
                 answer::tags_v1(&answer, scope == params::TagScope::Intrinsic, form)?.into()
@@ -235,6 +245,23 @@ impl Api {
                 answer::values_v2(&self.tag_values_v2(&name, headers, query).await?, form)?.into()
             }
         })
+    }
+
+    async fn answer_posted(&self, route: Route, headers: &HeaderMap, body: Incoming) -> Result<Answer, Refusal> {
+        let reading = Limited::new(body, POSTED_BYTES_MAX).collect();
+        let body = match tokio::time::timeout(POSTED_TIME_MAX, reading).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let message = format!("request body is larger than {POSTED_BYTES_MAX} bytes");
+                return Err(Refusal::new(Kind::TooLarge, message));
+            }
+            Ok(Err(_)) => return Err(Refusal::new(Kind::Rejected, "request body is cut short")),
+            Err(_) => return Err(Refusal::new(Kind::TooSlow, "request body arrives too slowly")),
+        };
+        match route {
+            Route::TraceDiff => Ok(self.trace_diff(headers, &body).await?.into()),
+            _ => self.mcp(headers, &body).await,
+        }
     }
 
     async fn search(&self, headers: &HeaderMap, query: Option<&str>, form: Form) -> Result<Spelled, Refusal> {

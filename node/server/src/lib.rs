@@ -32,6 +32,7 @@ pub mod reload;
 pub mod storage;
 pub mod telemetry;
 pub mod tenant;
+mod tracediff;
 
 /// The version of the package.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -31,6 +31,9 @@ section! {
         response_bytes_max: ByteSize = ByteSize::mib(50),
         /// Intervals of one metrics answer.
         metrics_intervals_max: u32 = 10_000,
+        /// Whether `/api/mcp` answers: questions by the Model Context Protocol, so that what is found may reach a language
+        /// model.
+        mcp_enabled: bool = false,
         /// Queries that run at once on this node, whoever asks.
         concurrent_max: u32 = 64,
         /// Threads that scan. Absent: one per CPU the node may use.

@@ -3,6 +3,7 @@
 //! Always holds: bodies have nothing that Tempo's do not (tempo-cli refuses unknown fields); what we have to say beyond
 //! that is in headers.
 
+pub(crate) mod llm;
 pub(crate) mod series;
 
 use std::collections::BTreeMap;
@@ -40,14 +41,21 @@ const NO_ROOT: &str = "<root span not yet received>";
 pub(crate) enum Form {
     Json,
     Protobuf,
+    /// For language models, where there is such a form; JSON elsewhere.
+    Llm,
 }
 
 impl Form {
     /// A substring test, as Tempo does it.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        if accept.into_iter().any(|accept| accept.contains("application/protobuf")) {
+        let accepts = |form: &str| {
+            let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            accept.into_iter().any(|accept| accept.contains(form))
+        };
+        if accepts("application/protobuf") {
             Self::Protobuf
+        } else if accepts("application/vnd.grafana.llm") {
+            Self::Llm
         } else {
             Self::Json
         }
@@ -69,20 +77,26 @@ fn spell(
 ) -> Result<Spelled, Refusal> {
     let (body, content_type) = match form {
         Form::Protobuf => (message, "application/protobuf"),
-        Form::Json => {
+        Form::Json | Form::Llm => {
             let mut out = Vec::with_capacity(message.len() * 2);
             wire::json::write(table, &message, Dialect::Tempo, &mut out)
                 .map_err(|error| Refusal::new(Kind::Internal, format!("cannot write the answer: {error}")))?;
             (out, "application/json")
         }
     };
+    Ok(with_headers(body, content_type, missing))
+}
+
+fn with_headers(body: Vec<u8>, content_type: &'static str, missing: &[String]) -> Spelled {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     if !missing.is_empty() {
         headers.insert(PARTIAL_HEADER, partial_header(missing));
     }
-    Ok(Spelled { body, headers })
+    Spelled { body, headers }
 }
+
+const LLM: &str = "application/vnd.grafana.llm+json";
 
 fn partial_header(missing: &[String]) -> HeaderValue {
     let mut text: String = missing
@@ -101,6 +115,9 @@ pub(crate) fn trace_v1(answer: &TraceAnswer, form: Form) -> Result<Spelled, Refu
 
 /// `tempopb.TraceByIDResponse`. The trace is spliced in as bytes: it is never decoded.
 pub(crate) fn trace_v2(answer: &TraceAnswer, bytes_max: u64, form: Form) -> Result<Spelled, Refusal> {
+    if form == Form::Llm {
+        return Ok(with_headers(llm::trace(answer)?, LLM, &answer.missing));
+    }
     let mut message = Vec::with_capacity(answer.trace.len() + 64);
     model::proto::write_bytes(&mut message, 1, &answer.trace);
     let metrics = TraceByIdMetrics {
@@ -388,6 +405,10 @@ pub(crate) fn values_v1_message(answer: &ValuesAnswer) -> tempopb::SearchTagValu
 }
 
 pub(crate) fn values_v2(answer: &ValuesAnswer, form: Form) -> Result<Spelled, Refusal> {
+    if form == Form::Llm {
+        let body = llm::values(&values_v2_message(answer));
+        return Ok(with_headers(body, LLM, &cut_values(answer)));
+    }
     spell(
         &table::SEARCH_TAG_VALUES_V2_RESPONSE,
         values_v2_message(answer).encode_to_vec(),

@@ -19,7 +19,7 @@ use settings::query::QuerySettings;
 use crate::querier::Places;
 use crate::refusal::{Kind, Refusal};
 
-pub(crate) use metrics::{MetricsParams, Shape, flag, parse_metrics};
+pub(crate) use metrics::{MetricsParams, Shape, flag, parse_metrics, unix_seconds, window_of};
 pub(crate) use pick::parse_pick;
 
 const NANOS: u64 = 1_000_000_000;
@@ -53,6 +53,17 @@ pub(crate) struct TraceParams {
     pub(crate) places: Places,
     /// Which spans of the trace; only the second API picks.
     pub(crate) pick: Option<query::SpanPick>,
+}
+
+impl TraceParams {
+    /// The whole trace, wherever it is.
+    pub(crate) fn anywhere() -> Self {
+        Self {
+            window: None,
+            places: Places::All,
+            pick: None,
+        }
+    }
 }
 
 /// Which scopes a tags request asks for.

@@ -16,6 +16,8 @@ pub(crate) enum Route {
     TagValuesV2(String),
     MetricsRange,
     MetricsInstant,
+    TraceDiff,
+    Mcp,
     Ready,
     Metrics,
     Status,
@@ -38,6 +40,8 @@ pub(crate) fn route(path: &str) -> Option<Route> {
         "/api/v2/search/tags" => Route::TagsV2,
         "/api/metrics/query_range" => Route::MetricsRange,
         "/api/metrics/query" => Route::MetricsInstant,
+        "/api/v2/traces/diff" => Route::TraceDiff,
+        "/api/mcp" => Route::Mcp,
         "/ready" => Route::Ready,
         "/metrics" => Route::Metrics,
         "/status" => Route::Status,
@@ -63,6 +67,11 @@ pub(crate) fn route(path: &str) -> Option<Route> {
 }
 
 impl Route {
+    /// Whether the question is in the body, which then must be posted.
+    pub(crate) fn is_posted(&self) -> bool {
+        matches!(self, Self::TraceDiff | Self::Mcp)
+    }
+
     /// The pattern, for metrics: never what a client wrote.
     pub(crate) fn pattern(&self) -> &'static str {
         match self {
@@ -77,6 +86,8 @@ impl Route {
             Self::TagValuesV2(_) => "/api/v2/search/tag/{tagName}/values",
             Self::MetricsRange => "/api/metrics/query_range",
             Self::MetricsInstant => "/api/metrics/query",
+            Self::TraceDiff => "/api/v2/traces/diff",
+            Self::Mcp => "/api/mcp",
             Self::Ready => "/ready",
             Self::Metrics => "/metrics",
             Self::Status => "/status",
@@ -104,6 +115,8 @@ impl Route {
             Self::TagValuesV2(name()),
             Self::MetricsRange,
             Self::MetricsInstant,
+            Self::TraceDiff,
+            Self::Mcp,
             Self::Ready,
             Self::Metrics,
             Self::Status,

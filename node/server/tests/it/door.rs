@@ -276,6 +276,17 @@ impl Door {
         request.send().await.unwrap()
     }
 
+    /// `POST` of JSON on the query port.
+    pub(crate) async fn ask(&self, path: &str, body: &serde_json::Value) -> reqwest::Response {
+        let url = format!("http://{}{path}", self.api);
+        reqwest::Client::new()
+            .post(url)
+            .body(body.to_string())
+            .send()
+            .await
+            .unwrap()
+    }
+
     /// Status and text of a `GET` on the query port.
     pub(crate) async fn page(&self, path: &str) -> (u16, String) {
         let answer = self.get(path, &[]).await;

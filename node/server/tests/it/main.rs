@@ -8,6 +8,7 @@ mod corpus;
 mod door;
 mod live_limits;
 mod load;
+mod mcp;
 mod metrics_api;
 mod otlp_grpc;
 mod otlp_http;

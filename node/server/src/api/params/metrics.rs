@@ -98,6 +98,23 @@ fn bounds(params: &Params, rules: &Rules<'_>) -> Result<(u64, u64), Refusal> {
     Ok((start, end))
 }
 
+/// A time in any form as unix seconds.
+pub(crate) fn unix_seconds(text: &str) -> Option<u64> {
+    let params = Params::from_pairs(vec![("time", text.to_owned())]);
+    instant(&params, "time").ok().flatten().map(|nanos| nanos / NANOS)
+}
+
+/// A window whose ends may be left open, as unix seconds: an hour, and now.
+pub(crate) fn window_of(
+    start: Option<&str>,
+    end: Option<&str>,
+    rules: &Rules<'_>,
+) -> Result<(String, String), Refusal> {
+    let pair = |name, text: Option<&str>| (name, text.unwrap_or_default().to_owned());
+    let (start, end) = bounds(&Params::from_pairs(vec![pair("start", start), pair("end", end)]), rules)?;
+    Ok(((start / NANOS).to_string(), end.div_ceil(NANOS).to_string()))
+}
+
 /// Unix seconds, unix nanoseconds, seconds with a fraction, or RFC 3339.
 fn instant(params: &Params, name: &'static str) -> Result<Option<u64>, Refusal> {
     let Some(text) = params.get(name) else { return Ok(None) };
