@@ -5,6 +5,8 @@
 //! [`sketch::RELATIVE_ERROR`]) and does not depend on how spans are cut into chunks: counts are integers, sums of integers
 //! and durations are exact, exemplars are chosen by hash, and when there are too many series the smallest labels stay.
 //!
+//! Hints: `exemplars`, `sample`, `span_sample`, `trace_sample` and `extrapolate` ([`weight`]); others say nothing here.
+//!
 //! Spans count by their start alone. Sample `i` covers the right-closed interval that ends at its timestamp.
 
 pub mod attributes;
@@ -12,6 +14,7 @@ pub mod finish;
 pub mod partial;
 pub mod scan;
 pub mod sketch;
+pub mod weight;
 
 use crate::ast::{Body, Expr, FirstStage, Function, MetricsExpr, Query};
 use crate::engine::row_expr::Program;
@@ -25,6 +28,8 @@ use crate::value::Static;
 
 pub use finish::{Series, SeriesExemplar, SeriesSet};
 pub use partial::MetricsPartial;
+use weight::{ONE, Sampling};
+
 pub use scan::{ChunkMetrics, Elsewhere, SpanKey, metrics_chunk};
 
 /// The points in time a metrics query asks about.
@@ -201,6 +206,9 @@ pub struct MetricsRequest {
 pub struct MetricsPlan {
     pub(crate) intervals: Intervals,
     pub(crate) exemplars: usize,
+    pub(crate) sampling: Option<Sampling>,
+    /// Whether a span counts for those that its sender sampled away.
+    pub(crate) extrapolates: bool,
     /// The pipelines, in the order in which `expr` mentions them.
     pub(crate) legs: Vec<Leg>,
     pub(crate) expr: MetricsExpr,
@@ -251,7 +259,13 @@ impl MetricsPlan {
             Some(Static::Int(n)) => usize::try_from(*n).unwrap_or(0),
             _ => request.exemplars,
         };
+        let needs_whole_trace = legs.iter().any(Leg::needs_whole_trace);
         Ok(MetricsPlan {
+            sampling: Sampling::of(&query.hints, needs_whole_trace),
+            extrapolates: query
+                .hints
+                .iter()
+                .any(|hint| hint.key == "extrapolate" && hint.value == Static::Bool(true)),
             intervals: request.intervals,
             exemplars: exemplars.min(limits::EXEMPLARS_MAX),
             legs,
@@ -268,6 +282,11 @@ impl MetricsPlan {
     /// The points in time asked about.
     pub fn intervals(&self) -> Intervals {
         self.intervals
+    }
+
+    /// What turns parts of spans into spans.
+    pub(crate) fn count_scale(&self) -> f64 {
+        self.sampling.map_or(1.0, |sampling| sampling.scale) / ONE as f64
     }
 
     /// What the plan will do, for people.

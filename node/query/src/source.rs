@@ -51,6 +51,8 @@ pub enum ColumnRef {
     InstrumentationName,
     /// Version of the instrumentation scope: dictionary or bytes.
     InstrumentationVersion,
+    /// `tracestate` of the span: dictionary or bytes. Rows without one may be left out.
+    TraceState,
     /// An attribute. One view per physical type it has in this chunk: text, integer, double, bool, raw `AnyValue`.
     /// Resource and scope attributes are dictionaries whose ids are the resources, so that a predicate is evaluated once
     /// per resource. Of events and links a row repeats per value.

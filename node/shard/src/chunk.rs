@@ -100,6 +100,7 @@ impl<'a> TableChunk<'a> {
             ColumnRef::Name
             | ColumnRef::StatusMessage
             | ColumnRef::Duration
+            | ColumnRef::TraceState
             | ColumnRef::SpanId
             | ColumnRef::ParentSpanId
             | ColumnRef::TraceId => Vec::new(),
@@ -122,8 +123,11 @@ impl<'a> TableChunk<'a> {
             ColumnRef::Duration => all(Values::Int(table.duration_nanos())),
             ColumnRef::SpanId => all(Values::Fixed8(table.span_id())),
             ColumnRef::ParentSpanId => all(Values::Fixed8(table.parent_span_id())),
-            ColumnRef::StatusMessage => {
-                let text = table.status_message();
+            ColumnRef::StatusMessage | ColumnRef::TraceState => {
+                let text = match column {
+                    ColumnRef::TraceState => table.trace_state(),
+                    _ => table.status_message(),
+                };
                 let values = Values::Bytes {
                     offsets: text.offsets(),
                     bytes: text.bytes(),

@@ -7,6 +7,7 @@ use model::column::{Rows, Values};
 
 use super::Intervals;
 use super::partial::GroupKey;
+use super::weight::Weights;
 use crate::budget::BATCH;
 use crate::engine::context::{Context, Ints};
 use crate::engine::physical::{Physical, dict_value, value_at};
@@ -27,7 +28,7 @@ pub enum Side {
     Selection = 1,
 }
 
-/// Counts by interval.
+/// Counts by interval, in parts of [`super::weight::ONE`].
 pub type Counts = BTreeMap<u32, u64>;
 
 /// Counts of one attribute.
@@ -119,6 +120,7 @@ pub(crate) fn compare_rows(
     rows: &RowSet,
     selected: &RowSet,
     intervals: &Intervals,
+    weights: &Weights<'_>,
 ) -> Result<Comparison> {
     let mut comparison = Comparison::default();
     let starts = ctx.starts()?;
@@ -126,7 +128,7 @@ pub(crate) fn compare_rows(
         for key in ctx.chunk.attribute_keys(scope)? {
             // Not kept by the context: it would hold every column of the chunk at once.
             let columns: Physical<'_> = ctx.chunk.columns(&ColumnRef::Attribute(scope, key.clone()))?.into();
-            let counts = count_columns(ctx, &columns, rows, selected, &starts, intervals)?;
+            let counts = count_columns(ctx, &columns, rows, selected, (&starts, intervals, weights))?;
             if !counts.totals.iter().all(Counts::is_empty) {
                 comparison
                     .attributes
@@ -156,7 +158,7 @@ pub(crate) fn compare_rows(
             }
             *by_value
                 .entry((GroupKey(vec![value]), side(selected, row), index))
-                .or_default() += 1;
+                .or_default() += weights.of(row);
         }
         for ((GroupKey(mut value), side, index), count) in by_value {
             counts.add(value.pop().unwrap_or(Static::Nil), side, index, count);
@@ -182,8 +184,7 @@ fn count_columns(
     columns: &Physical<'_>,
     rows: &RowSet,
     selected: &RowSet,
-    starts: &Ints<'_>,
-    intervals: &Intervals,
+    (starts, intervals, weights): (&Ints<'_>, &Intervals, &Weights<'_>),
 ) -> Result<AttributeCounts> {
     let mut counts = AttributeCounts::default();
     for column in columns.iter() {
@@ -205,8 +206,11 @@ fn count_columns(
             };
             let side = side(selected, row);
             match view.values {
-                Values::Dict { ids, .. } => *by_id.entry((ids[at], side, index)).or_default() += 1,
-                values => add_value(&mut counts, value_at(&values, at, Default::default()), side, index, 1),
+                Values::Dict { ids, .. } => *by_id.entry((ids[at], side, index)).or_default() += weights.of(row),
+                values => {
+                    let value = value_at(&values, at, Default::default());
+                    add_value(&mut counts, value, side, index, weights.of(row));
+                }
             }
         }
         if let Values::Dict { dict, .. } = view.values {

@@ -6,6 +6,7 @@ use model::TraceId;
 
 use super::attributes::{Counts, Side};
 use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, Measured, MetricsPartial, Power, seconds};
+use super::weight::ONE;
 use super::{Intervals, Leg, MetricsPlan};
 use crate::ast::{ArithOp, Function, MetricsExpr, SecondStage};
 use crate::error::{Error, Result};
@@ -251,8 +252,9 @@ fn keep_best(lines: &mut [Line], n: usize, order: impl Fn(f64, f64) -> std::cmp:
 fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<Line>> {
     let points = plan.intervals.count() as usize;
     let mut lines = Vec::new();
+    let scale = plan.count_scale();
     if let Function::Compare { top, .. } = &leg.first.function {
-        compare_lines(partial, *top as usize, points, &mut lines)?;
+        compare_lines(partial, *top as usize, points, scale, &mut lines)?;
         return Ok(lines);
     }
     for (key, buckets) in &partial.groups {
@@ -297,6 +299,7 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
                             .and_then(|m| m.powers.get(&power))
                             .copied()
                             .unwrap_or(0) as f64
+                            * scale
                     };
                     let values = line(&value, 0.0);
                     let mut labels = labels.clone();
@@ -320,12 +323,18 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
                 };
                 let step_seconds = plan.intervals.step_nanos() as f64 / 1e9;
                 let values = match function {
-                    Function::Rate => line(&|bucket| bucket.count as f64 / step_seconds, 0.0),
-                    Function::CountOverTime => line(&|bucket| bucket.count as f64, 0.0),
+                    Function::Rate => line(&|bucket| bucket.count as f64 * scale / step_seconds, 0.0),
+                    Function::CountOverTime => line(&|bucket| bucket.count as f64 * scale, 0.0),
                     Function::MinOverTime(_) => line(&|bucket| of(bucket, |m| m.min), f64::NAN),
                     Function::MaxOverTime(_) => line(&|bucket| of(bucket, |m| m.max), f64::NAN),
-                    Function::SumOverTime(_) => line(&|bucket| of(bucket, Measured::sum), f64::NAN),
-                    _ => line(&|bucket| of(bucket, Measured::sum) / bucket.count as f64, f64::NAN),
+                    Function::SumOverTime(_) => {
+                        let scale = scale * ONE as f64;
+                        line(&|bucket| of(bucket, Measured::sum) * scale, f64::NAN)
+                    }
+                    _ => line(
+                        &|bucket| of(bucket, Measured::sum) / (bucket.count as f64 / ONE as f64),
+                        f64::NAN,
+                    ),
                 };
                 push(
                     &mut lines,
@@ -415,12 +424,12 @@ fn group_labels(leg: &Leg, key: &GroupKey) -> Vec<(String, Static)> {
     labels
 }
 
-fn compare_lines(partial: &LegPartial, top: usize, points: usize, lines: &mut Vec<Line>) -> Result<()> {
+fn compare_lines(partial: &LegPartial, top: usize, points: usize, scale: f64, lines: &mut Vec<Line>) -> Result<()> {
     let values_of = |counts: &Counts| {
         let mut values = vec![f64::NAN; points];
         for (index, count) in counts {
             if let Some(slot) = values.get_mut(*index as usize) {
-                *slot = *count as f64;
+                *slot = *count as f64 * scale;
             }
         }
         values

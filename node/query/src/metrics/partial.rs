@@ -7,6 +7,7 @@ use model::{SpanId, TraceId};
 
 use super::attributes::Comparison;
 use super::sketch::Sketch;
+use super::weight::{ONE, mix};
 use crate::value::Static;
 
 /// The values of a series' `by(...)` fields, in order. Ordered, so that "the first series" means something.
@@ -76,7 +77,7 @@ impl Power {
 /// What one interval of one series has collected. Small, because most only count.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bucket {
-    /// Spans, or values where a field is measured.
+    /// Spans, or values where a field is measured, in parts of [`ONE`].
     pub count: u64,
     /// Where a field is measured.
     pub measured: Option<Box<Measured>>,
@@ -91,15 +92,15 @@ pub struct Measured {
     pub min: f64,
     /// Largest value.
     pub max: f64,
-    /// Sum of integers.
+    /// Sum of integers, times [`ONE`].
     pub sum_ints: i128,
-    /// Sum of durations in nanoseconds.
+    /// Sum of durations in nanoseconds, times [`ONE`].
     pub sum_nanos: i128,
     /// Sum of floats.
     pub sum_floats: f64,
     /// For quantiles.
     pub sketch: Option<Sketch>,
-    /// For histograms.
+    /// For histograms, in parts of [`ONE`].
     pub powers: BTreeMap<Power, u64>,
 }
 
@@ -124,12 +125,9 @@ impl Exemplar {
     }
 }
 
-/// Mixes an id so that neighbours are not chosen together (the finaliser of splitmix64).
+/// Mixes an id so that neighbours are not chosen together.
 pub(crate) fn exemplar_hash(trace_id: TraceId, span_id: SpanId) -> u64 {
-    let mut x = (trace_id.to_u128() as u64) ^ u64::from_be_bytes(span_id.0).rotate_left(32);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    mix((trace_id.to_u128() as u64) ^ u64::from_be_bytes(span_id.0).rotate_left(32))
 }
 
 impl Measured {
@@ -146,19 +144,21 @@ impl Measured {
         }
     }
 
-    /// Takes in a value whose number is `number`.
-    pub(crate) fn add(&mut self, value: &Static, number: f64) {
+    /// Takes in a value whose number is `number`, of a span that stands for `weight` parts.
+    #[inline]
+    pub(crate) fn add(&mut self, value: &Static, number: f64, weight: u64) {
         self.min = self.min.min(number);
         self.max = self.max.max(number);
         match value {
-            Static::Int(v) => self.sum_ints += i128::from(*v),
-            Static::Duration(v) => self.sum_nanos += i128::from(*v),
-            _ => self.sum_floats += number,
+            Static::Int(v) => self.sum_ints += i128::from(*v) * i128::from(weight),
+            Static::Duration(v) => self.sum_nanos += i128::from(*v) * i128::from(weight),
+            _ => self.sum_floats += number * (weight as f64 / ONE as f64),
         }
     }
 
     pub(crate) fn sum(&self) -> f64 {
-        self.sum_ints as f64 + self.sum_nanos as f64 / 1e9 + self.sum_floats
+        let one = ONE as f64;
+        self.sum_ints as f64 / one + self.sum_nanos as f64 / one / 1e9 + self.sum_floats
     }
 
     fn merge(&mut self, other: Measured) {

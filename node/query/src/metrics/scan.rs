@@ -12,6 +12,7 @@ use model::{SpanId, TraceId, Value};
 use super::attributes::compare_rows;
 use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, Measured, MetricsPartial, Power, exemplar_hash, seconds};
 use super::sketch::{Sketch, code};
+use super::weight::Weights;
 use super::{Leg, MetricsPlan};
 use crate::ast::Function;
 use crate::budget::{BATCH, Budget};
@@ -85,6 +86,9 @@ pub fn metrics_chunk(
     let mut in_time = rows_in_time(&ctx, plan)?;
     if let Some(elsewhere) = elsewhere.filter(|_| !needs_whole) {
         in_time.remove_all(&seen_before(&ctx, elsewhere, &in_time)?);
+    }
+    if let Some(sampling) = &plan.sampling {
+        in_time.keep_common(&sampling.rows(&ctx)?);
     }
     let is_split = |trace: &TraceId| needs_whole && elsewhere.is_some_and(|elsewhere| (elsewhere.is_split)(trace));
     let mut split: BTreeMap<TraceId, u64> = BTreeMap::new();
@@ -196,6 +200,14 @@ enum Measure<'p, 'c> {
     Field(Runner<'p, 'c>),
 }
 
+fn weights<'c>(ctx: &Context<'c>, plan: &MetricsPlan) -> Result<Weights<'c>> {
+    if plan.extrapolates {
+        Weights::said(ctx)
+    } else {
+        Ok(Weights::Even)
+    }
+}
+
 fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, partial: &mut LegPartial) -> Result<()> {
     let starts = ctx.starts()?;
     if let (Function::Compare { window_unix_nanos, .. }, Some(selection)) = (&leg.first.function, &leg.selection) {
@@ -205,9 +217,11 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
                 *from <= start && start <= *to
             }));
         }
-        partial.comparison = compare_rows(ctx, rows, &selected, &plan.intervals)?;
+        let weights = weights(ctx, plan)?;
+        partial.comparison = compare_rows(ctx, rows, &selected, &plan.intervals, &weights)?;
         return Ok(());
     }
+    let weights = weights(ctx, plan)?;
     let source = match &leg.measured {
         None => Measure::Nothing,
         Some(program) => match program.fields.first() {
@@ -239,14 +253,14 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
         let place = match &source {
             Measure::Nothing => {
                 let place = tally.place(group, index);
-                tally.counts[place] += 1;
+                tally.counts[place] += weights.of(row);
                 place
             }
             Measure::Duration(durations) => {
                 let place = tally.place(group, index);
                 let nanos = durations.get(row).max(0);
                 let number = nanos as f64 / 1e9;
-                tally.add(place, &Static::Duration(nanos), number);
+                tally.add(place, &Static::Duration(nanos), number, weights.of(row));
                 shown = Some(number);
                 place
             }
@@ -256,7 +270,7 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
                 for value in cell.items() {
                     let Some(number) = seconds(value) else { continue };
                     let at = *place.get_or_insert_with(|| tally.place(group, index));
-                    tally.add(at, value, number);
+                    tally.add(at, value, number, weights.of(row));
                     shown = shown.or(Some(number));
                 }
                 let Some(place) = place else { continue };
@@ -281,8 +295,8 @@ struct Tally {
     places: Vec<(u32, u32)>,
     counts: Vec<u64>,
     measured: Vec<Measured>,
-    /// Place and bucket of each value, for quantiles: sorted and counted at the end.
-    codes: Vec<(u32, i32)>,
+    /// Place, bucket and weight of each value, for quantiles: sorted and counted at the end.
+    codes: Vec<(u32, i32, u64)>,
     powers: HashMap<(u32, Power), u64>,
     exemplars: Vec<Option<(u64, u32, Option<f64>)>>,
     kind: Kind,
@@ -346,14 +360,14 @@ impl Tally {
     }
 
     #[inline]
-    fn add(&mut self, place: usize, value: &Static, number: f64) {
-        self.counts[place] += 1;
-        self.measured[place].add(value, number);
+    fn add(&mut self, place: usize, value: &Static, number: f64, weight: u64) {
+        self.counts[place] += weight;
+        self.measured[place].add(value, number, weight);
         match self.kind {
-            Kind::Quantile => self.codes.extend(code(number).map(|code| (place as u32, code))),
+            Kind::Quantile => self.codes.extend(code(number).map(|code| (place as u32, code, weight))),
             Kind::Histogram => {
                 if let Some(power) = Power::of(value) {
-                    *self.powers.entry((place as u32, power)).or_default() += 1;
+                    *self.powers.entry((place as u32, power)).or_default() += weight;
                 }
             }
             Kind::Count | Kind::Measure => {}
@@ -385,9 +399,9 @@ impl Tally {
     ) -> Result<()> {
         self.codes.sort_unstable();
         for run in self.codes.chunk_by(|a, b| a == b) {
-            let (place, code) = run[0];
+            let (place, code, weight) = run[0];
             let sketch = self.measured[place as usize].sketch.get_or_insert_with(Sketch::default);
-            sketch.add_code(code, run.len() as u64);
+            sketch.add_code(code, run.len() as u64 * weight);
         }
         for ((place, power), count) in self.powers {
             *self.measured[place as usize].powers.entry(power).or_default() += count;

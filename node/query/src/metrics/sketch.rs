@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use super::weight::ONE;
+
 /// The answered quantile differs from the exact one by at most this part of it.
 pub const RELATIVE_ERROR: f64 = 0.01;
 /// Smallest size told from zero: a nanosecond in seconds, a thousand times over.
@@ -18,7 +20,7 @@ const CODE_OFFSET: i32 = 50_000;
 /// See the module's documentation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sketch {
-    /// Counts by [`code`].
+    /// Counts by [`code`], in parts of [`ONE`].
     counts: BTreeMap<i32, u64>,
     count: u64,
 }
@@ -55,11 +57,11 @@ impl Sketch {
     /// Counts a value.
     pub fn add(&mut self, value: f64) {
         if let Some(code) = code(value) {
-            self.add_code(code, 1);
+            self.add_code(code, ONE);
         }
     }
 
-    /// Counts values of one bucket.
+    /// Counts values of one bucket, in parts of [`ONE`].
     pub fn add_code(&mut self, code: i32, count: u64) {
         *self.counts.entry(code).or_default() += count;
         self.count += count;
@@ -80,7 +82,8 @@ impl Sketch {
 
     /// The value below which `q` of the values lie (`0.0..=1.0`); None when there are none.
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        let rank = (q * self.count.checked_sub(1)? as f64).round() as u64;
+        // Of whole values the one nearest to the rank.
+        let rank = (q * self.count.checked_sub(ONE)? as f64 / ONE as f64).round() as u64 * ONE;
         let mut seen = 0;
         for (code, count) in &self.counts {
             seen += count;

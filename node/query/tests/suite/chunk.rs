@@ -309,6 +309,14 @@ impl Chunk for MemoryChunk {
                     1,
                 )
             }
+            // The tests write it like an attribute.
+            ColumnRef::TraceState => {
+                let said = self.spans.iter().enumerate().filter_map(|(row, span)| {
+                    let said = span.attributes.iter().find(|(key, _)| key == "tracestate");
+                    said.map(|(_, value)| (row as u32, value.clone()))
+                });
+                self.sparse(said.collect(), 1)
+            }
             ColumnRef::InstrumentationName => self.texts(|s| &s.library.0, 0),
             ColumnRef::InstrumentationVersion => self.texts(|s| &s.library.1, 1),
             ColumnRef::Kind => self.ints(|s| s.kind),

@@ -91,22 +91,29 @@ fn describe(series: &[Series]) -> String {
 
 #[test]
 fn metrics() {
-    check_file("metrics.txt", |data, text| {
-        let query = match query::parse(text) {
-            Ok(query) => query,
-            Err(error) => return error.to_string(),
-        };
-        let (intervals, exemplars) = match query.hints.iter().find(|hint| hint.key == "instant") {
-            Some(_) => (Intervals::instant(900, 3100).unwrap(), 0),
-            None => (Intervals::range(1000, 3000, 1000).unwrap(), 0),
-        };
-        match MetricsPlan::new(&query, MetricsRequest { intervals, exemplars }) {
-            Ok(_) => {}
-            Err(error) => return error.to_string(),
-        }
-        let request = MetricsRequest { intervals, exemplars };
-        describe(&execute(&query, request, &[read_spans(data)]).series)
-    });
+    check_file("metrics.txt", measured);
+}
+
+#[test]
+fn metrics_of_what_was_sampled() {
+    check_file("sampled.txt", measured);
+}
+
+fn measured(data: &str, text: &str) -> String {
+    let query = match query::parse(text) {
+        Ok(query) => query,
+        Err(error) => return error.to_string(),
+    };
+    let (intervals, exemplars) = match query.hints.iter().find(|hint| hint.key == "instant") {
+        Some(_) => (Intervals::instant(900, 3100).unwrap(), 0),
+        None => (Intervals::range(1000, 3000, 1000).unwrap(), 0),
+    };
+    match MetricsPlan::new(&query, MetricsRequest { intervals, exemplars }) {
+        Ok(_) => {}
+        Err(error) => return error.to_string(),
+    }
+    let request = MetricsRequest { intervals, exemplars };
+    describe(&execute(&query, request, &[read_spans(data)]).series)
 }
 
 #[test]

@@ -165,6 +165,7 @@ impl RowGroupChunk {
             | ColumnRef::Attribute(Scope::Link, _) => self.read_nested(column),
             ColumnRef::InstrumentationName => self.scope_text(SCOPE_NAME),
             ColumnRef::InstrumentationVersion => self.scope_text(SCOPE_VERSION),
+            ColumnRef::TraceState => self.field(Field::TraceState),
             ColumnRef::Attribute(Scope::Span, key) => {
                 let columns = RowGroup::attribute_columns(self.block.index(), self.group, key.as_bytes());
                 if columns.is_empty() {
