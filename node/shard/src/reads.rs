@@ -1,8 +1,8 @@
 //! Reads of blocks, watched over: a store that does not answer is asked seldom, and what was damaged is counted.
 //!
 //! While a store is away every read would wait for its retries to run out, and a question reads hundreds of times. So
-//! after [`FAILURES_MAX`] reads in a row that got no answer, reads fail at once, except for one now and then that tries
-//! whether the store is back. Questions then answer with what is live and name the rest as missing.
+//! after [`FAILURES_MAX`] reads in a row that got no answer, reads fail at once, except for a few now and then that try
+//! whether the store is back: a few, because opening a block takes two reads at once and gives up when one is refused. Questions then answer with what is live and name the rest as missing.
 //!
 //! What always holds: only silence counts. An object that is not there, or that may not be read, is an answer.
 //!
@@ -24,6 +24,8 @@ use parking_lot::Mutex;
 pub const FAILURES_MAX: u32 = 3;
 /// How long a store is left alone first, and at most. It doubles with each try in vain.
 pub const REST_MIN: Duration = Duration::from_secs(1);
+/// Reads that may try at once whether the store is back.
+pub const TRIALS_MAX: u32 = 8;
 /// See [`REST_MIN`].
 pub const REST_MAX: Duration = Duration::from_secs(10);
 
@@ -49,8 +51,8 @@ struct Away {
     /// Monotonic time before which nobody asks.
     until: Duration,
     rest: Duration,
-    /// Somebody is asking.
-    is_tried: bool,
+    /// Reads under way that try whether the store is back.
+    trials: u32,
 }
 
 impl std::fmt::Debug for WatchedReader {
@@ -73,7 +75,7 @@ impl Drop for Turn<'_> {
         if self.is_trial
             && let Some(away) = &mut self.of.state.lock().away
         {
-            away.is_tried = false;
+            away.trials = away.trials.saturating_sub(1);
         }
     }
 }
@@ -116,12 +118,12 @@ impl WatchedReader {
         let mut state = self.state.lock();
         let is_trial = match &mut state.away {
             None => false,
-            Some(away) if away.is_tried || now < away.until => {
+            Some(away) if away.trials >= TRIALS_MAX || now < away.until => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
             Some(away) => {
-                away.is_tried = true;
+                away.trials += 1;
                 true
             }
         };
@@ -139,25 +141,26 @@ impl WatchedReader {
             *state = State::default();
         } else {
             state.failures = state.failures.saturating_add(1);
-            let rest = match state.away {
-                Some(away) if turn.is_trial => Some((away.rest * 2).min(REST_MAX)),
-                None if state.failures >= FAILURES_MAX => {
-                    tracing::warn!("the object store does not answer; reads fail at once until it does");
-                    Some(REST_MIN)
+            let is_enough = state.failures >= FAILURES_MAX;
+            match &mut state.away {
+                // Those that try together fail together, which is one try in vain.
+                Some(away) if turn.is_trial && away.until <= now => {
+                    away.rest = (away.rest * 2).min(REST_MAX);
+                    away.until = now + away.rest;
                 }
-                _ => None,
-            };
-            if let Some(rest) = rest {
-                state.away = Some(Away {
-                    until: now + rest,
-                    rest,
-                    is_tried: false,
-                });
+                None if is_enough => {
+                    tracing::warn!("the object store does not answer; reads fail at once until it does");
+                    state.away = Some(Away {
+                        until: now + REST_MIN,
+                        rest: REST_MIN,
+                        trials: 0,
+                    });
+                }
+                _ => {}
             }
         }
         drop(state);
-        // Its drop would say that nobody asks any more, which is said already.
-        std::mem::forget(turn);
+        drop(turn);
     }
 
     async fn watched<'a>(

@@ -111,20 +111,50 @@ fn a_store_that_does_not_answer_is_left_alone_and_tried_now_and_then() {
     assert!(!bench.reader.is_away());
 }
 
-#[test]
-fn one_tries_and_the_others_do_not_wait() {
+/// A bench whose store is away and may be tried again.
+fn away() -> Bench {
     let bench = Bench::new();
     for _ in 0..FAILURES_MAX {
         assert_eq!(bench.read(Answer::Silence), (SILENCE, true));
     }
     bench.clock.advance(REST_MIN);
+    bench
+}
+
+#[test]
+fn a_few_try_and_the_others_do_not_wait() {
+    let bench = away();
     *bench.inner.answer.lock() = Answer::Never;
     let (object, range): (Arc<str>, _) = ("object".into(), [0..1, 1..2]);
-    let mut trial = bench.reader.read(&object, &range);
-    assert!((&mut trial).now_or_never().is_none());
+    let mut trials: Vec<_> = (0..TRIALS_MAX).map(|_| bench.reader.read(&object, &range)).collect();
+    for trial in &mut trials {
+        assert!(trial.now_or_never().is_none());
+    }
     assert_eq!(bench.read(Answer::Bytes), (SILENCE, false));
-    // Whoever tried has gone: the next one tries.
-    drop(trial);
+    // One of those who tried has gone: the next one tries.
+    trials.pop();
+    assert_eq!(bench.read(Answer::Bytes), (Ok(()), true));
+}
+
+#[test]
+fn what_takes_two_reads_at_once_finds_a_store_that_is_back() {
+    let bench = away();
+    *bench.inner.answer.lock() = Answer::Bytes;
+    let (object, range): (Arc<str>, _) = ("object".into(), [0..1, 1..2]);
+    let both = futures::future::try_join(bench.reader.read(&object, &range), bench.reader.read(&object, &range));
+    assert!(both.now_or_never().unwrap().is_ok());
+    assert!(!bench.reader.is_away());
+}
+
+#[test]
+fn those_who_try_together_double_the_rest_once() {
+    let bench = away();
+    *bench.inner.answer.lock() = Answer::Silence;
+    let (object, range): (Arc<str>, _) = ("object".into(), [0..1, 1..2]);
+    let both = futures::future::join(bench.reader.read(&object, &range), bench.reader.read(&object, &range));
+    let (a, b) = both.now_or_never().unwrap();
+    assert!(a.is_err() && b.is_err());
+    bench.clock.advance(REST_MIN * 2);
     assert_eq!(bench.read(Answer::Bytes), (Ok(()), true));
 }
 
