@@ -101,8 +101,8 @@ pub enum Marker {
     Absent,
     /// A cluster is about to be made here.
     Pending { cluster: String },
-    /// A cluster lives here, and its blocks are here.
-    Live { cluster: String },
+    /// A cluster lives here, and its blocks are here. The epoch counts how often its ring was made.
+    Live { cluster: String, epoch: u64 },
 }
 
 /// Whether a node can use the bucket.
@@ -274,14 +274,17 @@ pub struct Signals {
 pub enum Command {
     /// Write the bucket's marker as pending, if there is none.
     PutMarker { cluster: String },
-    /// Turn the marker from pending to live.
+    /// Turn the marker from pending to live. Nodes take spans only under a live marker, so that nothing was acknowledged
+    /// by a ring that is made a second time because its first node lost its disk.
     MarkLive { cluster: String },
-    /// Become the first member of a new ring. Refused on a disk that belongs to a cluster, and while the marker is not
-    /// this cluster's; with `from_bucket` the marker must be live and the ring starts from what the bucket holds.
+    /// Become the first member of a new ring. Refused on a disk that belongs to a cluster. Without `rebuild` the marker
+    /// must be this cluster's and pending. With it the marker must be live at that epoch: the node raises the epoch by
+    /// compare-and-swap first, so that a command that comes late or twice finds another epoch, and then takes over what the
+    /// bucket holds.
     Initialize {
         cluster: String,
         shards: u32,
-        from_bucket: bool,
+        rebuild: Option<u64>,
     },
     /// Take the empty node in `pod` in as a learner; to the leader.
     AddLearner {

@@ -7,8 +7,12 @@
 //! nothing is ever concluded from a pod that was not seen.
 
 pub mod admin;
+pub mod certificates;
 pub mod names;
 pub mod objects;
+pub mod observed;
+pub mod plan;
 pub mod quantity;
+pub mod status;
 pub mod tenants;
 pub mod validate;

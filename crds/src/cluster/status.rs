@@ -80,9 +80,13 @@ part! {
         operator_version: Option<String>,
         /// Level of formats on disk and on the wire that is switched on.
         format_version: Option<i32>,
+        /// Version whose formats are switched on; an older one cannot come back.
+        finalized_version: Option<String>,
         /// Identity of the cluster, minted once, before its first node is initialised.
         #[serde(rename = "clusterID")]
         cluster_id: Option<String>,
+        /// Whether the ring has been made; it is never made a second time without being asked for.
+        bootstrapped: bool,
         /// The state of things, one by one.
         #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
         conditions: Vec<Condition>,

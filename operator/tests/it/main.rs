@@ -4,3 +4,6 @@
 
 mod golden;
 mod objects;
+mod sim;
+#[expect(clippy::collapsible_match, reason = "one arm per command, conditions inside")]
+mod world;

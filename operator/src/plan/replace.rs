@@ -1,0 +1,226 @@
+//! A node whose volume is gone becomes a new node under the old name.
+//!
+//! The new disk is a new id. It joins, catches up and votes before the old id is taken out. By itself this happens only
+//! where nothing is lost by it: every shard has a majority elsewhere. Otherwise a person is told what to write.
+
+use crds::cluster::status::OperationKind;
+
+use super::{Act, Due, Next, Sight, Target, is_forced};
+use crate::admin::{Command, Member, MemberState, RaftId, Role};
+use crate::names;
+use crate::observed::Memory;
+
+pub(super) fn due(sight: &Sight<'_>) -> Due {
+    let Some(ring) = sight.ring() else {
+        return Due::No;
+    };
+    let gone: Vec<&Member> = sight.members_without_disk().chain(without_volume(sight)).collect();
+    let mut blocked = None;
+    for member in gone {
+        let target = Target {
+            pod: Some(member.pod.clone()),
+            member: Some(member.raft_id),
+            uid: sight.claim(&member.pod).map(|claim| claim.uid.clone()),
+        };
+        if is_forced(sight.cluster, &member.pod) {
+            let message = format!("{} is replaced as asked, with what was only on it given up", member.pod);
+            return Due::about(OperationKind::Replace, target, message);
+        }
+        let others = sight
+            .voters()
+            .filter(|voter| voter.raft_id != member.raft_id && voter.reachable)
+            .count();
+        let votes = sight.voters().count();
+        let reason = if sight.cluster.replication_factor < 2 && member.shards > 0 {
+            Some("there is no second copy of what was on it".to_owned())
+        } else if ring.shards.unavailable > 0 {
+            Some(format!(
+                "{} shards have no majority without it",
+                ring.shards.unavailable
+            ))
+        } else if others * 2 <= votes && member.role == Role::Voter {
+            Some(format!("only {others} of {votes} voters are there without it"))
+        } else {
+            None
+        };
+        match reason {
+            None => {
+                let message = format!("{} has lost its volume and becomes a new node", member.pod);
+                return Due::about(OperationKind::Replace, target, message);
+            }
+            Some(reason) => {
+                let message = format!(
+                    "{} has lost its volume, and {reason}. If the volume cannot be brought back, give it up: kubectl annotate \
+                     trc {} {}={}",
+                    member.pod,
+                    sight.cluster.name,
+                    names::FORCE_REMOVE,
+                    member.pod
+                );
+                blocked = blocked.or(Some(super::Stall {
+                    reason: "VolumeLost",
+                    message,
+                }));
+            }
+        }
+    }
+    if let Some(pod) = empty_without_volume(sight) {
+        let target = Target {
+            pod: Some(pod.to_owned()),
+            member: None,
+            uid: sight.claim(pod).map(|claim| claim.uid.clone()),
+        };
+        return Due::about(
+            OperationKind::Replace,
+            target,
+            format!("{pod} has lost its volume before it joined"),
+        );
+    }
+    blocked.map_or(Due::No, Due::Blocked)
+}
+
+/// Whether a pod has been seen without its volume for long enough, or a person has said so.
+fn is_long_gone(sight: &Sight<'_>, pod: &str) -> bool {
+    let after = sight
+        .cluster
+        .spec
+        .persistence
+        .auto_replace_after
+        .duration()
+        .unwrap_or_default();
+    let since = sight.observed.memory.lost_since.get(pod);
+    let is_long = since.is_some_and(|since| {
+        let age = sight.observed.now.duration_since(*since);
+        !after.is_zero() && std::time::Duration::try_from(age).is_ok_and(|age| age >= after)
+    });
+    sight.is_volume_lost(pod) && sight.node(pod).is_none() && (is_long || is_forced(sight.cluster, pod))
+}
+
+/// A pod without a volume and without a member: there is nothing that could be lost.
+fn empty_without_volume<'a>(sight: &'a Sight<'_>) -> Option<&'a str> {
+    let ring = sight.ring()?;
+    let slots = sight.slots().iter().map(|slot| slot.pod.as_str());
+    slots
+        .into_iter()
+        .find(|pod| !ring.members.iter().any(|member| member.pod == *pod) && is_long_gone(sight, pod))
+}
+
+/// Members that do not answer and whose pod has been seen without a volume for long enough.
+fn without_volume<'a>(sight: &'a Sight<'_>) -> impl Iterator<Item = &'a Member> {
+    let members = sight.ring().into_iter().flat_map(|ring| &ring.members);
+    members.filter(|member| !member.reachable && sight.slot(&member.pod).is_some() && is_long_gone(sight, &member.pod))
+}
+
+pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
+    let operation = &memory.operation;
+    let Some(pod) = operation.target.as_deref() else {
+        return Next::Done(Box::new(memory.clone()));
+    };
+    let id = operation.target_id.as_deref().and_then(|id| id.parse().ok());
+    let Some(id) = id.map(RaftId) else {
+        // It never joined: a new volume is all it needs, the rest is scaling up.
+        let claim = sight.claim(pod).map(|claim| claim.uid.as_str());
+        let is_old = claim.is_some() && claim == operation.target_uid.as_deref();
+        let is_empty = sight
+            .ring()
+            .is_some_and(|ring| !ring.members.iter().any(|member| member.pod == pod));
+        if sight.node(pod).is_some() || !is_old || !is_empty {
+            return Next::Done(Box::new(memory.clone()));
+        }
+        return make_way(sight, memory, pod);
+    };
+    let (Some(ring), Some(leader)) = (sight.ring(), sight.leader()) else {
+        return Next::Wait(
+            "WaitingForLeader",
+            "the ring has no leader that hears a majority".to_owned(),
+        );
+    };
+    let Some(old) = sight.member(id) else {
+        let mut memory = memory.clone();
+        memory.retire(id);
+        return Next::Done(Box::new(memory));
+    };
+    let tell = |step, command| {
+        let pod = leader.to_owned();
+        Next::Do(step, Act::Tell { pod, command })
+    };
+    let node = sight.node(pod);
+    if node.is_some_and(|node| node.incarnation == old.incarnation) {
+        // The volume has come back by itself.
+        return Next::Done(Box::new(memory.clone()));
+    }
+    let new = ring
+        .members
+        .iter()
+        .find(|member| member.pod == pod && member.raft_id != id);
+    if let Some(new) = new {
+        if new.state == MemberState::Joining || !new.is_caught_up() {
+            return Next::Wait("CatchingUp", format!("{pod} catches up, {} entries behind", new.lag));
+        }
+        // The vote goes over before the old id goes.
+        let others = sight.voters().filter(|voter| voter.raft_id != id).count();
+        let wanted = usize::try_from(sight.cluster.voters).unwrap_or(usize::MAX);
+        if old.role == Role::Voter && new.role == Role::Learner && others < wanted {
+            return tell("Promote", Command::Promote { member: new.raft_id });
+        }
+        let caught_up = sight
+            .voters()
+            .filter(|voter| voter.raft_id != id && voter.is_caught_up())
+            .count();
+        if old.role == Role::Voter && caught_up < wanted.min(others) {
+            return Next::Wait("Promote", format!("{caught_up} of {others} other voters are caught up"));
+        }
+        return tell("Remove", Command::Remove { member: id, lost: true });
+    }
+    match node {
+        Some(node) if node.is_blank() => {
+            let zone = sight.slot(pod).and_then(|slot| slot.zone.clone());
+            tell(
+                "AddLearner",
+                Command::AddLearner {
+                    pod: pod.to_owned(),
+                    incarnation: node.incarnation.clone(),
+                    zone,
+                },
+            )
+        }
+        Some(node) => Next::stall(
+            "ForeignVolume",
+            format!(
+                "{pod} has come up with the disk of another node (raft id {:?}); delete the claim {} and the pod",
+                node.raft_id,
+                names::claim(pod)
+            ),
+        ),
+        None => make_way(sight, memory, pod),
+    }
+}
+
+/// The dead volume's claim and pod go, in this order: a claim that a pod uses waits for the pod.
+fn make_way(sight: &Sight<'_>, memory: &Memory, pod: &str) -> Next {
+    let old_uid = memory.operation.target_uid.as_deref();
+    let claim = sight.claim(pod);
+    if let Some(claim) = claim.filter(|claim| Some(claim.uid.as_str()) == old_uid) {
+        if !sight.is_volume_lost(pod) {
+            return Next::Wait(
+                "WaitingForNode",
+                format!("{pod} has its volume again and does not answer yet"),
+            );
+        }
+        if !claim.is_terminating {
+            let (claim, uid) = (names::claim(pod), claim.uid.clone());
+            return Next::Do("DeleteClaim", Act::DeleteClaim { claim, uid });
+        }
+        return match sight.pod(pod) {
+            Some(pod_seen) if !pod_seen.is_terminating => Next::Do(
+                "DeletePod",
+                Act::DeletePod {
+                    pod: pod.to_owned(),
+                    uid: pod_seen.uid.clone(),
+                },
+            ),
+            _ => Next::Wait("DeletePod", format!("{pod} and its claim are going")),
+        };
+    }
+    Next::Wait("WaitingForNode", format!("{pod} comes up with a new volume"))
+}

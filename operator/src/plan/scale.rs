@@ -1,0 +1,330 @@
+//! More nodes and fewer.
+//!
+//! Up: a group gets a pod, its empty node is taken in when it answers. The lock is held only while members change; pods
+//! that wait for a machine hold up nobody. Down: the node hands over everything, gives up its vote when others have it,
+//! leaves the ring, and only then its group shrinks; until it has left, a change of mind takes it back.
+
+use std::time::Duration;
+
+use crds::cluster::placement::VolumePolicy;
+use crds::cluster::status::OperationKind;
+
+use super::membership::{self, Joining};
+use super::sight::Slot;
+use super::{Act, Due, Next, Sight, Target, gate, is_forced};
+use crate::admin::{Command, DrainMode, Member, MemberState, RaftId, Role};
+use crate::names;
+use crate::observed::Memory;
+
+/// How long a node may take to hand over before a person is told.
+const DRAIN_MAX: Duration = Duration::from_secs(2 * 3600);
+/// How long the volume of a removed node is kept.
+const CLAIM_GRACE: Duration = Duration::from_secs(3600);
+
+pub(super) fn up_due(sight: &Sight<'_>) -> Due {
+    let cluster = sight.cluster;
+    let pods = sight.observed.memory.pods();
+    if cluster.is_single && pods == cluster.replicas {
+        return Due::No;
+    }
+    if sight.ring().is_none() {
+        return Due::No;
+    }
+    if pods < cluster.replicas {
+        return Due::begin(
+            OperationKind::ScaleUp,
+            format!("from {pods} to {} nodes", cluster.replicas),
+        );
+    }
+    match membership::join(sight) {
+        Joining::Do(step, _) => Due::begin(OperationKind::ScaleUp, format!("members change: {step}")),
+        Joining::Wait(_) | Joining::Nothing => Due::No,
+    }
+}
+
+pub(super) fn up(sight: &Sight<'_>, memory: &Memory) -> Next {
+    if sight.ring().is_none() {
+        return Next::Wait(
+            "WaitingForLeader",
+            "the ring has no leader that hears a majority".to_owned(),
+        );
+    }
+    match membership::join(sight) {
+        Joining::Do(step, act) => return Next::Do(step, act),
+        Joining::Wait(message) => return Next::Wait("CatchingUp", message),
+        Joining::Nothing => {}
+    }
+    let cluster = sight.cluster;
+    let step = u32::try_from(cluster.spec.autoscaling.scale_up.max_step)
+        .unwrap_or(1)
+        .max(1);
+    let missing = cluster.replicas.saturating_sub(memory.pods()).min(step);
+    if missing == 0 {
+        return Next::Done(Box::new(memory.clone()));
+    }
+    let mut memory = memory.clone();
+    for _ in 0..missing {
+        let Some(group) = smallest(sight, &memory) else {
+            break;
+        };
+        let ordinal = memory.groups.get(&group).copied().unwrap_or_default();
+        let pod = names::pod(&cluster.name, &group, ordinal);
+        // The claim of a node that was removed from here before: its pod would come back with the old disk.
+        if let Some(claim) = sight.claim(&pod).filter(|claim| claim.retired.is_some()) {
+            if claim.is_terminating {
+                return Next::Wait("DeleteClaim", format!("the old claim of {pod} is going"));
+            }
+            if cluster.spec.persistence.when_scaled == VolumePolicy::Delete {
+                let (claim, uid) = (names::claim(&pod), claim.uid.clone());
+                return Next::Do("DeleteClaim", Act::DeleteClaim { claim, uid });
+            }
+        }
+        memory.groups.insert(group, ordinal + 1);
+    }
+    Next::Remember("Grow", Box::new(memory))
+}
+
+/// The group with the fewest pods, the first of several.
+fn smallest(sight: &Sight<'_>, memory: &Memory) -> Option<String> {
+    let groups = sight.cluster.groups.iter();
+    let least = groups.min_by_key(|group| memory.groups.get(&group.name).copied().unwrap_or_default())?;
+    Some(least.name.clone())
+}
+
+pub(super) fn down_due(sight: &Sight<'_>) -> Due {
+    let cluster = sight.cluster;
+    let pods = sight.observed.memory.pods();
+    if pods <= cluster.replicas.max(cluster.floor()) || sight.ring().is_none() {
+        return Due::No;
+    }
+    let Some(slot) = goes(sight) else {
+        return Due::No;
+    };
+    let member = sight.member_in(&slot.pod);
+    // One that never joined holds nothing, and may go whatever the others do.
+    if member.is_some()
+        && let Some(reason) = gate::closed(sight, Some(&slot.pod))
+    {
+        return Due::Blocked(super::Stall {
+            reason: "ScaleDownWaits",
+            message: format!(
+                "{} would go, but {reason}; it goes on by itself when that is over",
+                slot.pod
+            ),
+        });
+    }
+    let target = Target {
+        pod: Some(slot.pod.clone()),
+        member: member.map(|member| member.raft_id),
+        uid: None,
+    };
+    let message = format!(
+        "from {pods} to {} nodes: {} hands over and goes",
+        cluster.replicas, slot.pod
+    );
+    Due::about(OperationKind::ScaleDown, target, message)
+}
+
+/// The pod that goes: the last of the group with the most pods; of several such groups one whose last pod a person has
+/// marked, else the last.
+fn goes<'a>(sight: &'a Sight<'_>) -> Option<&'a Slot> {
+    let groups = &sight.observed.memory.groups;
+    let most = sight
+        .cluster
+        .groups
+        .iter()
+        .filter_map(|group| groups.get(&group.name))
+        .max()
+        .copied()?;
+    let last = sight
+        .slots()
+        .iter()
+        .filter(|slot| groups.get(&slot.group) == Some(&most) && slot.ordinal + 1 == most);
+    last.max_by_key(|slot| sight.pod(&slot.pod).is_some_and(|pod| pod.is_retire_wanted))
+}
+
+pub(super) fn down(sight: &Sight<'_>, memory: &Memory) -> Next {
+    let Some(pod) = memory.operation.target.as_deref() else {
+        return Next::Done(Box::new(memory.clone()));
+    };
+    let Some(slot) = sight.slot(pod) else {
+        // The group has shrunk already; the pod is on its way out.
+        return match (surplus_pods(sight, memory), sight.pod(pod)) {
+            (Some(act), _) => Next::Do("ShrinkSet", act),
+            (None, Some(_)) => Next::Wait("ShrinkSet", format!("{pod} ends")),
+            (None, None) => Next::Done(Box::new(memory.clone())),
+        };
+    };
+    let Some(leader) = sight.leader() else {
+        return Next::Wait(
+            "WaitingForLeader",
+            "the ring has no leader that hears a majority".to_owned(),
+        );
+    };
+    let id = memory
+        .operation
+        .target_id
+        .as_deref()
+        .and_then(|id| id.parse().ok())
+        .map(RaftId);
+    let Some(member) = id.and_then(|id| sight.member(id)) else {
+        // Another member in the same pod would be one that joined meanwhile; it is looked at afresh.
+        if sight
+            .ring()
+            .is_some_and(|ring| ring.members.iter().any(|member| member.pod == pod))
+        {
+            return Next::Done(Box::new(memory.clone()));
+        }
+        return shrink(sight, memory, slot, id);
+    };
+    let tell = |pod: &str, step, command| {
+        let pod = pod.to_owned();
+        Next::Do(step, Act::Tell { pod, command })
+    };
+    if memory.pods() <= sight.cluster.replicas {
+        return match member.state {
+            MemberState::Leaving => tell(leader, "Undrain", Command::Undrain { member: member.raft_id }),
+            _ => Next::Done(Box::new(memory.clone())),
+        };
+    }
+    let is_forced = is_forced(sight.cluster, pod);
+    if member.state != MemberState::Leaving && !is_forced {
+        return tell(
+            leader,
+            "Drain",
+            Command::Drain {
+                member: member.raft_id,
+                mode: DrainMode::Remove,
+            },
+        );
+    }
+    if !member.is_drained() && !is_forced {
+        let left = format!(
+            "{pod} hands over: {} shards, {} bytes of log and {} blocks are left",
+            member.shards, member.wal_bytes, member.uploads
+        );
+        if sight.observed.operation_age() > DRAIN_MAX {
+            let hint = format!(
+                "{left}; look at its log. To give up what is on it: kubectl annotate trc {} {}={pod}",
+                sight.cluster.name,
+                names::FORCE_REMOVE
+            );
+            return Next::stall("DrainStuck", hint);
+        }
+        return Next::Wait("Drain", left);
+    }
+    leave(sight, member, leader, is_forced)
+}
+
+/// Nothing is left on the node: its vote goes, then it goes.
+fn leave(sight: &Sight<'_>, member: &Member, leader: &str, is_forced: bool) -> Next {
+    let tell = |step, command| {
+        let pod = leader.to_owned();
+        Next::Do(step, Act::Tell { pod, command })
+    };
+    if member.role == Role::Voter {
+        let others: Vec<&Member> = sight.voters().filter(|voter| voter.raft_id != member.raft_id).collect();
+        let caught_up = others.iter().filter(|voter| voter.is_caught_up()).count();
+        let wanted = usize::try_from(sight.cluster.voters).unwrap_or(usize::MAX);
+        if others.len() < wanted
+            && let Some(candidate) =
+                membership::candidate(sight).filter(|candidate| candidate.raft_id != member.raft_id)
+        {
+            return tell(
+                "Promote",
+                Command::Promote {
+                    member: candidate.raft_id,
+                },
+            );
+        }
+        if caught_up < wanted {
+            return Next::Wait("Promote", format!("{caught_up} of {wanted} other voters are caught up"));
+        }
+        if sight.is_leader(member) {
+            return match membership::heir(sight, member.raft_id) {
+                Some(heir) => tell("TransferLeadership", Command::TransferLeadership { to: heir.raft_id }),
+                None => Next::Wait("TransferLeadership", "no other voter could lead".to_owned()),
+            };
+        }
+        return tell("Demote", Command::Demote { member: member.raft_id });
+    }
+    tell(
+        "Remove",
+        Command::Remove {
+            member: member.raft_id,
+            lost: is_forced && !member.is_drained(),
+        },
+    )
+}
+
+/// The node is no member any more: that is noted on its claim, and its group shrinks.
+fn shrink(sight: &Sight<'_>, memory: &Memory, slot: &Slot, id: Option<RaftId>) -> Next {
+    if memory.groups.get(&slot.group).copied().unwrap_or_default() != slot.ordinal + 1 {
+        return Next::Done(Box::new(memory.clone()));
+    }
+    if memory.pods() <= sight.cluster.replicas && id.is_none() {
+        return Next::Done(Box::new(memory.clone()));
+    }
+    if let Some(claim) = sight.claim(&slot.pod).filter(|claim| claim.retired.is_none()) {
+        let act = Act::RetireClaim {
+            claim: names::claim(&slot.pod),
+            uid: claim.uid.clone(),
+            member: id,
+        };
+        return Next::Do("RetireClaim", act);
+    }
+    let mut memory = memory.clone();
+    memory.groups.insert(slot.group.clone(), slot.ordinal);
+    if let Some(id) = id {
+        memory.retire(id);
+    }
+    Next::Remember("Shrink", Box::new(memory))
+}
+
+/// A StatefulSet with more pods than its group shall have: after a node has left, and where somebody scaled it by hand. It
+/// shrinks only while the ring says that nobody lives in the pods that go.
+pub(super) fn surplus_pods(sight: &Sight<'_>, memory: &Memory) -> Option<Act> {
+    let cluster = sight.cluster;
+    cluster.groups.iter().find_map(|group| {
+        let name = names::set(&cluster.name, &group.name);
+        let set = sight.observed.sets.get(&name)?;
+        let pods = memory.groups.get(&group.name).copied()?;
+        let mut going = (pods..set.replicas).map(|ordinal| names::pod(&cluster.name, &group.name, ordinal));
+        let is_empty = match sight.ring() {
+            Some(ring) => going.all(|pod| !ring.members.iter().any(|member| member.pod == pod)),
+            None => cluster.is_single,
+        };
+        (set.replicas > pods && is_empty).then(|| Act::ShrinkSet {
+            set: name,
+            uid: set.uid.clone(),
+            pods,
+        })
+    })
+}
+
+/// Pods that a StatefulSet is applied with: never fewer than it has, see [`Act::ShrinkSet`].
+pub fn applied_pods(pods: u32, seen: Option<u32>) -> u32 {
+    pods.max(seen.unwrap_or(0))
+}
+
+/// A claim whose node was removed an hour ago. The note on it is the proof; a claim without one is never deleted here.
+pub(super) fn surplus_claim(sight: &Sight<'_>) -> Option<Act> {
+    if sight.cluster.spec.persistence.when_scaled != VolumePolicy::Delete {
+        return None;
+    }
+    let (name, claim) = sight.observed.claims.iter().find(|(name, claim)| {
+        let pod = name.strip_prefix("data-").unwrap_or(name);
+        let is_old = claim.retired_at.is_some_and(|at| {
+            Duration::try_from(sight.observed.now.duration_since(at)).is_ok_and(|age| age > CLAIM_GRACE)
+        });
+        claim.retired.is_some()
+            && is_old
+            && !claim.is_terminating
+            && sight.slot(pod).is_none()
+            && sight.pod(pod).is_none()
+    })?;
+    Some(Act::DeleteClaim {
+        claim: name.clone(),
+        uid: claim.uid.clone(),
+    })
+}
