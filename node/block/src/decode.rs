@@ -315,8 +315,9 @@ impl Sink {
     fn finish(self) -> Option<Plain> {
         Some(match self {
             Sink::Ids { ids, dictionary } => {
-                let highest = ids.iter().copied().max();
-                if highest.is_some_and(|id| id as usize >= dictionary.len()) {
+                let len = u32::try_from(dictionary.len()).ok()?;
+                // Every id is looked at, which one loop without a way out does several at a time.
+                if ids.iter().fold(false, |bad, id| bad | (*id >= len)) {
                     return None;
                 }
                 Plain::Ids { ids, dictionary }
@@ -393,15 +394,39 @@ impl Decoded {
             values,
         }
     }
+}
 
+impl Plain {
     /// The numbers, dictionary resolved. `None` when they are not numbers.
-    pub(crate) fn numbers(&self) -> Option<Vec<u64>> {
-        match &self.values {
-            Plain::Numbers(values) => Some(values.clone()),
+    pub(crate) fn into_numbers(self) -> Option<Vec<u64>> {
+        match self {
+            Plain::Numbers(values) => Some(values),
             Plain::Ids {
                 ids,
                 dictionary: Dictionary::Numbers(numbers),
             } => Some(ids.iter().map(|id| numbers[*id as usize]).collect()),
+            _ => None,
+        }
+    }
+
+    /// The same for numbers that fit in 32 bits; `None` when one does not.
+    pub(crate) fn into_numbers32(self) -> Option<Vec<u32>> {
+        let narrow = |wide: Vec<u64>| {
+            wide.into_iter()
+                .map(u32::try_from)
+                .collect::<Result<Vec<u32>, _>>()
+                .ok()
+        };
+        match self {
+            Plain::Numbers(values) => narrow(values),
+            Plain::Ids {
+                mut ids,
+                dictionary: Dictionary::Numbers(numbers),
+            } => {
+                let numbers = narrow(numbers)?;
+                ids.iter_mut().for_each(|id| *id = numbers[*id as usize]);
+                Some(ids)
+            }
             _ => None,
         }
     }

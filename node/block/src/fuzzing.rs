@@ -137,7 +137,7 @@ pub fn column_chunk(data: &[u8]) {
             rows,
         };
         if let Ok(decoded) = chunk.decode(0, rows.div_ceil(PAGE_ROWS) as usize) {
-            let _ = decoded.numbers();
+            let _ = decoded.values.clone().into_numbers();
             let column = decoded.trim(rows / 3, rows / 2).into_column(form);
             let _ = column.view().values.len();
         }

@@ -41,6 +41,7 @@ mod writer;
 
 pub use error::{Error, Kind, Result};
 pub use filter::Filters;
+pub use format::PAGE_ROWS;
 pub use index::{BlockIndex, CatalogueEntry, Fence, Totals};
 pub use merge::{MERGE_INPUTS_MAX, MergeOptions, merge};
 pub use range::{MemoryReader, RangeReader, StoreReader};

@@ -495,6 +495,23 @@ impl RowGroup {
         }
     }
 
+    /// Earliest start of each trace of [`RowGroup::traces`], by index. Needs [`Field::TraceStart`].
+    ///
+    /// Of a trace that was cut, the earliest of all its pieces.
+    pub fn trace_starts(&self) -> Result<Vec<u64>> {
+        let column = Field::TraceStart.ordinal();
+        match self.chunk(column, |chunk| chunk.dictionary())? {
+            Some(Dictionary::Numbers(starts)) => Ok(starts),
+            _ => Err(self.corrupt(
+                column,
+                Bad {
+                    at: 0,
+                    what: "starts of traces",
+                },
+            )),
+        }
+    }
+
     /// Per row: rows of the subtree below, and distance up to the parent (0 for roots and orphans).
     pub fn structure(&self) -> Result<(Vec<u32>, Vec<u32>)> {
         let rows = 0..self.len() as u32;
@@ -507,17 +524,14 @@ impl RowGroup {
     /// A required column of whole numbers, dictionary resolved.
     fn numbers(&self, field: Field, rows: &Range<u32>) -> Result<Vec<u64>> {
         let decoded = self.decode_rows(field.ordinal(), rows)?;
-        let complete = decoded.numbers().filter(|n| n.len() == rows.len());
+        let complete = decoded.values.into_numbers().filter(|n| n.len() == rows.len());
         complete.ok_or_else(|| self.corrupt(field.ordinal(), Bad { at: 0, what: "numbers" }))
     }
 
     fn numbers32(&self, field: Field, rows: &Range<u32>) -> Result<Vec<u32>> {
-        let numbers = self
-            .numbers(field, rows)?
-            .into_iter()
-            .map(u32::try_from)
-            .collect::<Result<Vec<_>, _>>();
-        numbers.map_err(|_| self.corrupt(field.ordinal(), Bad { at: 0, what: "numbers" }))
+        let decoded = self.decode_rows(field.ordinal(), rows)?;
+        let complete = decoded.values.into_numbers32().filter(|n| n.len() == rows.len());
+        complete.ok_or_else(|| self.corrupt(field.ordinal(), Bad { at: 0, what: "numbers" }))
     }
 
     fn starts(&self, rows: &Range<u32>) -> Result<Vec<u64>> {
@@ -595,7 +609,7 @@ impl RowGroup {
     pub fn owner_column(&self, field: Field, dict: Arc<Dict>) -> Result<Column> {
         let ids = self.numbers32(field, &(0..self.len() as u32))?;
         let owners = dict.view().len() as u32;
-        if ids.iter().any(|id| *id >= owners) {
+        if ids.iter().copied().max().is_some_and(|id| id >= owners) {
             return Err(self.corrupt(
                 field.ordinal(),
                 Bad {

@@ -9,6 +9,7 @@
 //! - one tenant, no span twice (the same span id and kind in the same trace);
 //! - every view has [`Chunk::row_count`] values, or ascending rows below it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub enum ColumnRef {
     Duration,
     /// Span id: `Fixed8`, every row.
     SpanId,
-    /// Parent's span id: `Fixed8`; zero or no value means root. In a chunk with [`TraceRows::preorder`] it is only asked
+    /// Parent's span id: `Fixed8`; zero or no value means root. In a chunk with [`TraceRows::in_preorder`] it is only asked
     /// of rows at distance 0 (roots and orphans), so other rows may be left out.
     ParentSpanId,
     /// `name` of each event: dictionary or bytes, sparse, a row repeats per event.
@@ -104,8 +105,9 @@ pub struct TraceRows<'a> {
     pub ordinals: &'a [u32],
     /// Trace id by ordinal; each id once.
     pub ids: &'a [TraceId],
-    /// Present when the rows of a trace stand together in depth-first order and ordinals ascend with the rows.
-    pub preorder: Option<Preorder<'a>>,
+    /// Whether the rows of a trace stand together in depth-first order and ordinals ascend with the rows. If so, the chunk
+    /// has a [`Chunk::preorder`].
+    pub in_preorder: bool,
 }
 
 /// Shape of the trees of a chunk that stands in depth-first order.
@@ -134,6 +136,17 @@ pub trait Chunk: Send + Sync {
 
     /// Which trace each row belongs to.
     fn traces(&self) -> Result<TraceRows<'_>>;
+
+    /// The shape of the trees; None unless [`TraceRows::in_preorder`].
+    fn preorder(&self) -> Result<Option<Preorder<'_>>> {
+        Ok(None)
+    }
+
+    /// By trace ordinal the earliest start of the trace's spans here, or an even earlier one elsewhere if the trace has
+    /// spans elsewhere. None where storage does not know; then it is worked out from the starts.
+    fn trace_starts(&self) -> Result<Option<Cow<'_, [u64]>>> {
+        Ok(None)
+    }
 
     /// The physical columns of `column`; empty when no row has it.
     fn columns(&self, column: &ColumnRef) -> Result<Vec<ColumnCow<'_>>>;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use model::Scope;
-use model::column::{Rows, Values};
+use model::column::{DictView, Rows, Values, slice_at};
 
 use crate::ast::Expr;
 use crate::budget::{BATCH, Budget};
@@ -207,13 +207,55 @@ pub struct TagValue {
 }
 
 /// Values of one field.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// What is added waits unsorted until there is about as much of it as there is sorted. Once the collection is full, the
+/// first value that found no room is a ceiling: what is not below it is dropped after one comparison.
+#[derive(Clone, Debug, Default)]
 pub struct TagValues {
-    values: BTreeSet<TagValue>,
+    /// Ascending, each once.
+    sorted: Vec<Entry>,
+    /// Bytes of text in it.
     bytes: usize,
+    waiting: Vec<Entry>,
+    /// Bytes of text in it.
+    waiting_bytes: usize,
     limit: usize,
     is_cut: bool,
+    /// The smallest value that found no room.
+    ceiling: Option<Entry>,
 }
+
+/// A value whose order mostly shows in one number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    /// Types, by name.
+    kind: u8,
+    /// The first bytes of the text.
+    prefix: u64,
+    value: TagValue,
+}
+
+impl From<TagValue> for Entry {
+    fn from(value: TagValue) -> Entry {
+        const KINDS: [&str; 6] = ["bool", "duration", "float", "int", "keyword", "string"];
+        Entry {
+            kind: KINDS.partition_point(|kind| *kind < value.kind) as u8,
+            prefix: prefix(value.text.as_bytes()),
+            value,
+        }
+    }
+}
+
+/// The first eight bytes as a number that sorts as they do; zeros where there are fewer.
+fn prefix(text: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let len = text.len().min(8);
+    first[..len].copy_from_slice(&text[..len]);
+    u64::from_be_bytes(first)
+}
+
+/// Values that wait to be sorted: no fewer than so many, unless somebody asks.
+const SORTED_AT_ONCE: usize = 1024;
 
 impl TagValues {
     /// Keeps at most `limit` values (0: any number) and at most [`limits::TAG_VALUES_BYTES_MAX`] of text.
@@ -225,34 +267,74 @@ impl TagValues {
     }
 
     /// The values, by type and text.
-    pub fn values(&self) -> impl Iterator<Item = &TagValue> {
-        self.values.iter()
+    pub fn values(&mut self) -> impl Iterator<Item = &TagValue> {
+        self.sort();
+        self.sorted.iter().map(|entry| &entry.value)
     }
 
     /// Whether there were more.
-    pub fn is_cut(&self) -> bool {
+    pub fn is_cut(&mut self) -> bool {
+        self.sort();
         self.is_cut
     }
 
     /// Adds a value.
     pub fn add(&mut self, value: TagValue) {
-        // Behind the last one of a full collection: not worth an insertion.
-        let bytes = value.text.len();
-        if !self.values.insert(value) {
+        if self.has_no_room(value.kind, value.text.as_bytes()) {
             return;
         }
-        self.bytes += bytes;
-        while self.bytes > limits::TAG_VALUES_BYTES_MAX || (self.limit > 0 && self.values.len() > self.limit) {
-            let Some(dropped) = self.values.pop_last() else { break };
-            self.bytes -= dropped.text.len();
-            self.is_cut = true;
+        self.waiting_bytes += value.text.len();
+        self.waiting.push(Entry::from(value));
+        if self.waiting.len() > self.sorted.len().max(SORTED_AT_ONCE)
+            || self.waiting_bytes > limits::TAG_VALUES_BYTES_MAX
+        {
+            self.sort();
         }
     }
 
     /// Adds what another collection has.
-    pub fn merge(&mut self, other: TagValues) {
+    pub fn merge(&mut self, mut other: TagValues) {
+        other.sort();
         self.is_cut |= other.is_cut;
-        other.values.into_iter().for_each(|value| self.add(value));
+        self.waiting_bytes += other.bytes;
+        self.waiting.append(&mut other.sorted);
+        self.sort();
+    }
+
+    /// Whether everything below the value fills the collection already.
+    fn has_no_room(&self, kind: &str, text: &[u8]) -> bool {
+        let ceiling = self.ceiling.as_ref();
+        ceiling.is_some_and(|ceiling| {
+            let known = (ceiling.value.kind, ceiling.prefix, ceiling.value.text.as_bytes());
+            (kind, prefix(text), text) >= known
+        })
+    }
+
+    /// Sorts what waits into the rest, and cuts.
+    fn sort(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        self.sorted.append(&mut self.waiting);
+        // Finds the run that is sorted already.
+        self.sorted.sort();
+        self.sorted.dedup();
+        self.waiting_bytes = 0;
+        self.bytes = 0;
+        let mut kept = 0;
+        for entry in &self.sorted {
+            let bytes = self.bytes + entry.value.text.len();
+            if bytes > limits::TAG_VALUES_BYTES_MAX || (self.limit > 0 && kept >= self.limit) {
+                break;
+            }
+            self.bytes = bytes;
+            kept += 1;
+        }
+        if kept < self.sorted.len() {
+            self.sorted.truncate(kept + 1);
+            self.ceiling = self.sorted.pop();
+            self.is_cut = true;
+        }
     }
 
     fn add_static(&mut self, value: &Static) {
@@ -390,11 +472,22 @@ fn collect_columns(
                     }
                 }
                 Values::Int(values) if !seen_ints.insert(values[at]) => {}
+                Values::Bytes { offsets, bytes } => {
+                    let text = slice_at(offsets, bytes, at);
+                    if !text.is_empty() && !into.has_no_room("string", text) {
+                        into.add_static(&value_at(&view.values, at, meaning));
+                    }
+                }
                 values => into.add_static(&value_at(&values, at, meaning)),
             }
         }
         if let Values::Dict { dict, .. } = view.values {
             for (id, _) in used_ids.iter().enumerate().filter(|(_, used)| **used) {
+                if let DictView::Bytes { offsets, bytes } = &dict
+                    && into.has_no_room("string", slice_at(offsets, bytes, id))
+                {
+                    continue;
+                }
                 into.add_static(&crate::engine::physical::dict_value(&dict, id, meaning));
             }
         }

@@ -48,6 +48,7 @@ use object_store::ObjectStore;
 use settings::ByteSize;
 use shard::blocks::Blocks;
 use shard::catalog::GroupKey;
+use shard::column_cache::ColumnCache;
 use shard::flush::Flusher;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::{Shard, ShardOptions};
@@ -73,6 +74,9 @@ const WAIT_FOR_DISK: Duration = Duration::from_secs(1);
 /// Budget of live spans where settings leave it open: a quarter of the memory we may use, within these.
 const HEADS_MIN: u64 = ByteSize::mib(128).0;
 const HEADS_MAX: u64 = ByteSize::gib(2).0;
+/// Memory for columns of blocks where settings leave it open: an eighth, within these.
+const COLUMNS_MIN: u64 = ByteSize::mib(16).0;
+const COLUMNS_MAX: u64 = ByteSize::mib(512).0;
 
 /// A node that is open.
 pub struct Node {
@@ -136,7 +140,16 @@ impl Node {
             Arc::new(StoreReader::new(for_reads)),
             Arc::clone(&common.clock),
         ));
-        let blocks = Arc::new(Blocks::new(store.clone(), Arc::clone(&reads) as _, &spool_dir, cache)?);
+        let columns = Arc::new(ColumnCache::new(
+            Arc::clone(&reads) as _,
+            columns_budget(settings.memory.column_cache),
+        ));
+        let blocks = Arc::new(Blocks::new(
+            store.clone(),
+            Arc::clone(&columns) as _,
+            &spool_dir,
+            cache,
+        )?);
         let heads_max = heads_budget(settings.memory.heads);
         let new_block_id = block_ids(Arc::clone(&common.clock));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -199,6 +212,7 @@ impl Node {
                 catalog: Arc::clone(&ring) as Arc<dyn CatalogPort>,
                 blocks: Arc::clone(&blocks),
                 reads,
+                columns,
                 wal: wal.clone(),
                 housekeeping: Arc::clone(&counted),
             }));
@@ -378,6 +392,13 @@ fn heads_budget(asked: Option<ByteSize>) -> usize {
         None => (memory_limit() / 4).clamp(HEADS_MIN, HEADS_MAX),
     };
     usize::try_from(budget).unwrap_or(usize::MAX)
+}
+
+fn columns_budget(asked: Option<ByteSize>) -> u64 {
+    match asked {
+        Some(asked) => asked.bytes(),
+        None => (memory_limit() / 8).clamp(COLUMNS_MIN, COLUMNS_MAX),
+    }
 }
 
 /// Bytes this process may use: the cgroup's limit, or all memory of the machine.

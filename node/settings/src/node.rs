@@ -32,8 +32,12 @@ section! {
         in_flight: ByteSize = ByteSize::mib(256),
         /// The part of `in_flight` that one shard may hold.
         in_flight_per_shard: ByteSize = ByteSize::mib(32),
-        /// Block indexes, bloom sections and hot pages.
+        /// Indexes and filters of blocks.
         block_cache: ByteSize = ByteSize::mib(128),
+        /// Columns of blocks as they are stored, read by questions before. Absent: an eighth of the cgroup's limit, or of
+        /// the machine's memory where no limit is set, at most 512 MiB.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        column_cache: Option<ByteSize> = None,
         /// What all queries of this node may hold together; a query that does not fit waits or answers PARTIAL.
         queries: ByteSize = ByteSize::mib(512),
     }
@@ -107,6 +111,9 @@ impl MemorySettings {
         problems.at_least("in_flight", self.in_flight, ByteSize::mib(1));
         problems.at_least("in_flight_per_shard", self.in_flight_per_shard, ByteSize::mib(1));
         problems.at_least("block_cache", self.block_cache, ByteSize::mib(1));
+        if let Some(columns) = self.column_cache {
+            problems.at_least("column_cache", columns, ByteSize::mib(1));
+        }
         problems.at_least("queries", self.queries, ByteSize::mib(1));
         if self.in_flight < self.in_flight_per_shard {
             problems.add("in_flight_per_shard", "must not be above in_flight");

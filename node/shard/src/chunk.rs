@@ -207,7 +207,7 @@ impl Chunk for TableChunk<'_> {
         Ok(TraceRows {
             ordinals: self.table.trace(),
             ids: self.table.traces(),
-            preorder: None,
+            in_preorder: false,
         })
     }
 

@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod catalog;
 pub mod chunk;
 pub mod collect;
+pub mod column_cache;
 pub mod command;
 pub mod compaction;
 pub mod crew;

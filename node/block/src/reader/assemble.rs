@@ -36,7 +36,7 @@ impl RowGroup {
         };
         let dropped = |field| -> Result<(Vec<u32>, Vec<u32>)> {
             let decoded = self.decode_rows(field as usize, rows)?;
-            let numbers = decoded.numbers().ok_or_else(|| self.bad(field, "counts"))?;
+            let numbers = decoded.values.into_numbers().ok_or_else(|| self.bad(field, "counts"))?;
             let counts = numbers.into_iter().map(|n| n as u32).collect();
             Ok((decoded.rows.unwrap_or_else(|| (0..rows.len() as u32).collect()), counts))
         };
@@ -176,7 +176,7 @@ fn materialize(decoded: Decoded, value_type: ValueType) -> Option<Decoded> {
             },
             ValueType::Int,
         ) => {
-            let values = Plain::Numbers(decoded.numbers()?);
+            let values = Plain::Numbers(decoded.values.into_numbers()?);
             Decoded {
                 rows: decoded.rows,
                 values,

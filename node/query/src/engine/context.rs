@@ -3,6 +3,7 @@
 //! Columns are asked for once and kept; the rows of each trace, its tree and its summary are worked out when first
 //! needed. One context lives on one thread for one question over one chunk.
 
+use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use super::tree::{Node, Tree};
 use crate::budget::{BATCH, Budget};
 use crate::error::{Error, Result};
 use crate::rowset::RowSet;
-use crate::source::{Chunk, ColumnRef, TraceRows};
+use crate::source::{Chunk, ColumnRef, Preorder, TraceRows};
 use crate::value::Static;
 
 /// See the module's documentation.
@@ -25,6 +26,8 @@ pub(crate) struct Context<'c> {
     pub(crate) rows: usize,
     columns: RefCell<HashMap<ColumnRef, Physical<'c>>>,
     traces: OnceCell<TraceRows<'c>>,
+    trace_starts: OnceCell<Cow<'c, [u64]>>,
+    preorder: OnceCell<Option<Preorder<'c>>>,
     groups: OnceCell<Groups>,
     roots: OnceCell<RowSet>,
     trees: RefCell<HashMap<u32, Rc<Tree>>>,
@@ -90,6 +93,8 @@ impl<'c> Context<'c> {
             rows: chunk.row_count(),
             columns: RefCell::default(),
             traces: OnceCell::new(),
+            trace_starts: OnceCell::new(),
+            preorder: OnceCell::new(),
             groups: OnceCell::new(),
             roots: OnceCell::new(),
             trees: RefCell::default(),
@@ -142,24 +147,63 @@ impl<'c> Context<'c> {
             return Ok(*known);
         }
         let traces = self.chunk.traces()?;
-        let shape_fits = traces
-            .preorder
-            .is_none_or(|p| p.descendants.len() == self.rows && p.parent_distance.len() == self.rows);
-        if traces.ordinals.len() != self.rows || !shape_fits {
+        if traces.ordinals.len() != self.rows {
             return Err(Error::Inconsistent {
-                what: "trace ordinals or tree differ in length from the rows",
+                what: "trace ordinals differ in length from the rows",
             });
         }
-        if traces
-            .ordinals
-            .iter()
-            .any(|ordinal| *ordinal as usize >= traces.ids.len())
-        {
+        let highest = match traces.in_preorder {
+            true => traces.ordinals.last().copied(),
+            false => traces.ordinals.iter().copied().max(),
+        };
+        if highest.is_some_and(|ordinal| ordinal as usize >= traces.ids.len()) {
             return Err(Error::Inconsistent {
                 what: "a trace ordinal without an id",
             });
         }
         Ok(*self.traces.get_or_init(|| traces))
+    }
+
+    /// The trees as the chunk has them; None where they are to be worked out.
+    pub(crate) fn preorder(&self) -> Result<Option<Preorder<'c>>> {
+        if let Some(known) = self.preorder.get() {
+            return Ok(*known);
+        }
+        let preorder = match self.traces()?.in_preorder {
+            true => self.chunk.preorder()?,
+            false => None,
+        };
+        if preorder.is_some_and(|p| p.descendants.len() != self.rows || p.parent_distance.len() != self.rows) {
+            return Err(Error::Inconsistent {
+                what: "trees differ in length from the rows",
+            });
+        }
+        Ok(*self.preorder.get_or_init(|| preorder))
+    }
+
+    /// Earliest start by trace, see [`Chunk::trace_starts`].
+    pub(crate) fn trace_starts(&self) -> Result<&[u64]> {
+        if let Some(known) = self.trace_starts.get() {
+            return Ok(known);
+        }
+        let traces = self.traces()?;
+        let starts = match self.chunk.trace_starts()? {
+            Some(known) if known.len() == traces.ids.len() => known,
+            Some(_) => {
+                return Err(Error::Inconsistent {
+                    what: "starts of traces differ in number from the traces",
+                });
+            }
+            None => {
+                let mut earliest = vec![u64::MAX; traces.ids.len()];
+                for (ordinal, start) in traces.ordinals.iter().zip(self.starts()?.values()) {
+                    let known = &mut earliest[*ordinal as usize];
+                    *known = (*known).min(start.cast_unsigned());
+                }
+                earliest.into()
+            }
+        };
+        Ok(self.trace_starts.get_or_init(|| starts))
     }
 
     pub(crate) fn trace_id(&self, ordinal: u32) -> Result<TraceId> {
@@ -169,7 +213,7 @@ impl<'c> Context<'c> {
     /// The rows of a trace.
     pub(crate) fn run(&self, ordinal: u32) -> Result<TraceRun<'_>> {
         let traces = self.traces()?;
-        if traces.preorder.is_some() {
+        if traces.in_preorder {
             let start = traces.ordinals.partition_point(|o| *o < ordinal);
             let end = start + traces.ordinals[start..].partition_point(|o| *o == ordinal);
             return Ok(TraceRun::Range(start as u32, end as u32));
@@ -187,7 +231,7 @@ impl<'c> Context<'c> {
         if let Some(known) = self.roots.get() {
             return Ok(known);
         }
-        let mut roots = match self.traces()?.preorder {
+        let mut roots = match self.preorder()? {
             Some(preorder) => RowSet::from_values(preorder.parent_distance, |distance| distance == 0),
             None => RowSet::full(self.rows),
         };
@@ -270,7 +314,7 @@ impl<'c> Context<'c> {
 
     /// The parent id a span names; None for roots.
     pub(crate) fn parent_id(&self, row: u32) -> Result<Option<[u8; 8]>> {
-        if let Some(preorder) = self.traces()?.preorder {
+        if let Some(preorder) = self.preorder()? {
             let distance = preorder.parent_distance[row as usize];
             if distance > 0 && distance <= row {
                 return self.span_id(row - distance).map(Some);
@@ -284,7 +328,7 @@ impl<'c> Context<'c> {
             return Ok(known.clone());
         }
         let run = self.run(ordinal)?;
-        let tree = match (self.traces()?.preorder, run) {
+        let tree = match (self.preorder()?, run) {
             (Some(preorder), TraceRun::Range(start, end)) => {
                 let roots = self.roots()?;
                 let range = start as usize..end as usize;
@@ -358,11 +402,31 @@ impl<'c> Ints<'c> {
         })
     }
 
+    /// Of columns that may hold only some of the rows.
+    pub(crate) fn of_some(columns: Physical<'c>) -> Result<Ints<'c>> {
+        let is_int = |column: &model::column::ColumnCow<'_>| matches!(column.view().values, Values::Int(_));
+        if columns.iter().all(is_int) && columns.len() <= 1 {
+            return Ok(Ints { columns });
+        }
+        Err(Error::Inconsistent {
+            what: "starts or durations are not integers",
+        })
+    }
+
     pub(crate) fn values(&self) -> &[i64] {
         match self.columns.first().map(|column| column.view().values) {
             Some(Values::Int(values)) => values,
             _ => &[],
         }
+    }
+
+    /// The value of a row that was asked for.
+    pub(crate) fn get_some(&self, row: u32) -> i64 {
+        let at = match self.columns.first().map(|column| column.view().rows) {
+            Some(Rows::Sparse(rows)) => rows.binary_search(&row).unwrap_or(usize::MAX),
+            _ => row as usize,
+        };
+        self.values().get(at).copied().unwrap_or_default()
     }
 
     #[inline]

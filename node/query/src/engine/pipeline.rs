@@ -60,14 +60,25 @@ impl<'p, 'c> Run<'p, 'c> {
 
     /// Evaluates the first step's filters and says which traces are worth a closer look. Must come before
     /// [`Run::trace`].
-    pub(crate) fn candidates(&self, is_split: &dyn Fn(&TraceId) -> bool) -> Result<Candidates> {
+    ///
+    /// Only traces of `wanted`, a set of ordinals, are looked at; None: all.
+    pub(crate) fn candidates(
+        &self,
+        is_split: &dyn Fn(&TraceId) -> bool,
+        wanted: Option<&RowSet>,
+    ) -> Result<Candidates> {
         let ctx = self.ctx;
         let traces = ctx.traces()?;
         let split: Vec<bool> = traces.ids.iter().map(is_split).collect();
-        let split_rows = split
-            .contains(&true)
-            .then(|| RowSet::from_values(traces.ordinals, |ordinal| split[ordinal as usize]));
-        let mut whole_rows = RowSet::full(ctx.rows);
+        let mut whole_rows = match wanted {
+            None => RowSet::full(ctx.rows),
+            Some(wanted) => RowSet::from_values(traces.ordinals, |ordinal| wanted.contains(ordinal)),
+        };
+        let split_rows = split.contains(&true).then(|| {
+            let mut rows = RowSet::from_values(traces.ordinals, |ordinal| split[ordinal as usize]);
+            rows.keep_common(&whole_rows);
+            rows
+        });
         if let Some(split_rows) = &split_rows {
             whole_rows.remove_all(split_rows);
         }

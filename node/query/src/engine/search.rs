@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{SpanId, TraceId};
 
-use super::context::{Context, Summary, TraceRun, service_column, text_or_empty};
+use super::context::{Context, Ints, Summary, TraceRun, service_column, text_or_empty};
 use super::physical::{Meaning, row_values};
 use super::pipeline::{Run, Spanset};
 use super::read::Reader;
@@ -13,6 +13,7 @@ use crate::budget::{BATCH, Budget};
 use crate::error::Result;
 use crate::field::Field;
 use crate::plan::SearchPlan;
+use crate::rowset::RowSet;
 use crate::source::{Chunk, ColumnRef, TimeRange};
 use crate::value::{Static, Status};
 
@@ -59,7 +60,6 @@ impl Inspected {
 /// A trace that is in the answer.
 struct Winner {
     ordinal: u32,
-    summary: Summary,
     sets: Vec<Spanset>,
 }
 
@@ -77,22 +77,25 @@ pub(crate) fn search_chunk(
         return Ok(finds);
     }
     let run = Run::new(&ctx, &search.plan);
-    let candidates = run.candidates(is_split)?;
+    let (traces, trace_starts) = (ctx.traces()?, ctx.trace_starts()?);
     finds.inspected = Inspected {
         spans: ctx.rows as u64,
-        traces: ctx.traces()?.ids.len() as u64,
+        traces: traces.ids.len() as u64,
     };
-    let is_behind = |place: Place| floor.is_some_and(|floor| place > floor);
+    let place_of = |ordinal: u32| Place::new(trace_starts[ordinal as usize], traces.ids[ordinal as usize]);
+    // What stands behind enough finds need not be looked at. A trace that is also elsewhere starts no later than here.
+    let wanted = floor.map(|floor| RowSet::from_fn(traces.ids.len(), |ordinal| place_of(ordinal as u32) <= floor));
+    if wanted.as_ref().is_some_and(RowSet::is_empty) {
+        return Ok(finds);
+    }
+    let is_wanted = |ordinal: u32| wanted.as_ref().is_none_or(|wanted| wanted.contains(ordinal));
+    let candidates = run.candidates(is_split, wanted.as_ref())?;
 
-    for ordinal in candidates.split {
-        let start_unix_nanos = ctx.summary(ordinal)?.start_unix_nanos;
-        let trace_id = ctx.trace_id(ordinal)?;
-        if !is_behind(Place::new(start_unix_nanos, trace_id)) {
-            finds.split.push(SplitCandidate {
-                trace_id,
-                start_unix_nanos,
-            });
-        }
+    for ordinal in candidates.split.into_iter().filter(|ordinal| is_wanted(*ordinal)) {
+        finds.split.push(SplitCandidate {
+            trace_id: traces.ids[ordinal as usize],
+            start_unix_nanos: trace_starts[ordinal as usize],
+        });
     }
 
     let window = search.request.window;
@@ -105,9 +108,9 @@ pub(crate) fn search_chunk(
         if i % BATCH == 0 {
             budget.check()?;
         }
-        let place = Place::new(ctx.summary(*ordinal)?.start_unix_nanos, ctx.trace_id(*ordinal)?);
+        let place = place_of(*ordinal);
         let is_answered = search.request.after.is_some_and(|after| place <= after);
-        if !is_answered && !is_behind(place) && (covered || touches(&ctx, *ordinal, window)?) {
+        if !is_answered && is_wanted(*ordinal) && (covered || touches(&ctx, *ordinal, window)?) {
             places.push((place, *ordinal));
         }
     }
@@ -117,11 +120,7 @@ pub(crate) fn search_chunk(
         budget.check()?;
         let sets = run.trace(ordinal)?;
         if !sets.is_empty() {
-            winners.push(Winner {
-                ordinal,
-                summary: ctx.summary(ordinal)?,
-                sets,
-            });
+            winners.push(Winner { ordinal, sets });
             if winners.len() == search.request.limit {
                 break;
             }
@@ -165,7 +164,18 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
     sort_unique(&mut all);
     sort_unique(&mut matched);
     let ids = ctx.columns_at(&ColumnRef::SpanId, &matched)?;
-    let starts = ctx.starts()?;
+    let starts = Ints::of_some(ctx.columns_at(&ColumnRef::Start, &all)?)?;
+    let durations = Ints::of_some(ctx.columns_at(&ColumnRef::Duration, &all)?)?;
+    let parents = ctx.columns_at(&ColumnRef::ParentSpanId, &all)?;
+    let preorder = ctx.preorder()?;
+    let is_root = |row: u32| {
+        preorder.is_none_or(|preorder| preorder.parent_distance[row as usize] == 0)
+            && span_id(&parents, row) == SpanId::default()
+    };
+    let summaries = winners
+        .iter()
+        .map(|winner| summary(ctx, ctx.run(winner.ordinal)?, &starts, &durations, &is_root))
+        .collect::<Result<Vec<_>>>()?;
     // First the cut, because what is cut away is not read.
     let mut shown_rows = Vec::new();
     let mut cut: Vec<Vec<Vec<u32>>> = Vec::with_capacity(winners.len());
@@ -174,7 +184,7 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
         let mut sets = Vec::with_capacity(winner.sets.len());
         for set in &winner.sets {
             let mut rows: Vec<u32> = set.positions.iter().map(|at| run.row(*at)).collect();
-            rows.sort_by_cached_key(|row| (starts.get(*row), span_id(&ids, *row)));
+            rows.sort_by_cached_key(|row| (starts.get_some(*row), span_id(&ids, *row)));
             if search.request.spans_per_spanset > 0 {
                 rows.truncate(search.request.spans_per_spanset);
             }
@@ -184,7 +194,7 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
         cut.push(sets);
     }
     let mut named_rows = shown_rows.clone();
-    named_rows.extend(winners.iter().filter_map(|winner| winner.summary.root));
+    named_rows.extend(summaries.iter().filter_map(|summary| summary.root));
     sort_unique(&mut shown_rows);
     sort_unique(&mut named_rows);
 
@@ -196,15 +206,13 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
     let names = ctx.columns_at(&ColumnRef::Name, &named_rows)?;
     let services = ctx.columns_at(&service_column(), &all)?;
     let statuses = ctx.columns_at(&ColumnRef::Status, &all)?;
-    let durations = ctx.durations()?;
     let name = |row: u32| text_or_empty(row_values(&names, row, Meaning::Plain));
     let service = |row: u32| text_or_empty(row_values(&services, row, Meaning::Plain));
     let is_error = |row: u32| row_values(&statuses, row, Meaning::Status) == Static::Status(Status::Error);
 
     let mut traces = Vec::with_capacity(winners.len());
-    for (winner, sets) in winners.into_iter().zip(cut) {
+    for ((winner, summary), sets) in winners.into_iter().zip(summaries).zip(cut) {
         let run = ctx.run(winner.ordinal)?;
-        let summary = winner.summary;
         let mut spansets = Vec::with_capacity(sets.len());
         for (set, rows) in winner.sets.into_iter().zip(sets) {
             let mut spans = Vec::with_capacity(rows.len());
@@ -212,8 +220,8 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
                 spans.push(SpanMatch {
                     span_id: span_id(&ids, row),
                     name: name(row),
-                    start_unix_nanos: starts.get(row).cast_unsigned(),
-                    duration_nanos: durations.get(row).max(0).cast_unsigned(),
+                    start_unix_nanos: starts.get_some(row).cast_unsigned(),
+                    duration_nanos: durations.get_some(row).max(0).cast_unsigned(),
                     attributes: show(ctx, &shown, row)?,
                 });
             }
@@ -239,6 +247,43 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
         traces.push(found);
     }
     Ok(traces)
+}
+
+/// What is known of a trace as a whole; the root is the earliest span without a parent, of several the smallest id.
+fn summary(
+    ctx: &Context<'_>,
+    run: TraceRun<'_>,
+    starts: &Ints<'_>,
+    durations: &Ints<'_>,
+    is_root: &dyn Fn(u32) -> bool,
+) -> Result<Summary> {
+    let mut summary = Summary {
+        start_unix_nanos: u64::MAX,
+        end_unix_nanos: 0,
+        root: None,
+    };
+    let mut roots: Vec<(u64, u32)> = Vec::new();
+    for row in run.iter() {
+        let start = starts.get_some(row).cast_unsigned();
+        let end = start.saturating_add(durations.get_some(row).max(0).cast_unsigned());
+        summary.start_unix_nanos = summary.start_unix_nanos.min(start);
+        summary.end_unix_nanos = summary.end_unix_nanos.max(end);
+        if is_root(row) {
+            roots.push((start, row));
+        }
+    }
+    let earliest = roots.iter().map(|(start, _)| *start).min();
+    roots.retain(|(start, _)| Some(*start) == earliest);
+    summary.root = match roots.as_slice() {
+        [] => None,
+        [(_, row)] => Some(*row),
+        several => {
+            let rows: Vec<u32> = several.iter().map(|(_, row)| *row).collect();
+            let ids = ctx.columns_at(&ColumnRef::SpanId, &rows)?;
+            rows.into_iter().min_by_key(|row| span_id(&ids, *row))
+        }
+    };
+    Ok(summary)
 }
 
 fn count_services(

@@ -7,7 +7,7 @@ use model::{SpanId, TraceId};
 
 use super::attributes::Comparison;
 use super::sketch::Sketch;
-use super::weight::{ONE, mix};
+use super::weight::ONE;
 use crate::value::Static;
 
 /// The values of a series' `by(...)` fields, in order. Ordered, so that "the first series" means something.
@@ -125,11 +125,6 @@ impl Exemplar {
     }
 }
 
-/// Mixes an id so that neighbours are not chosen together.
-pub(crate) fn exemplar_hash(trace_id: TraceId, span_id: SpanId) -> u64 {
-    mix((trace_id.to_u128() as u64) ^ u64::from_be_bytes(span_id.0).rotate_left(32))
-}
-
 impl Measured {
     /// Of the first value.
     pub(crate) fn new() -> Measured {
@@ -144,11 +139,17 @@ impl Measured {
         }
     }
 
+    /// Widens smallest and largest.
+    #[inline]
+    pub(crate) fn bound(&mut self, number: f64) {
+        self.min = self.min.min(number);
+        self.max = self.max.max(number);
+    }
+
     /// Takes in a value whose number is `number`, of a span that stands for `weight` parts.
     #[inline]
     pub(crate) fn add(&mut self, value: &Static, number: f64, weight: u64) {
-        self.min = self.min.min(number);
-        self.max = self.max.max(number);
+        self.bound(number);
         match value {
             Static::Int(v) => self.sum_ints += i128::from(*v) * i128::from(weight),
             Static::Duration(v) => self.sum_nanos += i128::from(*v) * i128::from(weight),

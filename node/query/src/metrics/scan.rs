@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use model::column::{DictView, Rows, Values};
 use model::{SpanId, TraceId, Value};
 
 use super::attributes::compare_rows;
-use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, Measured, MetricsPartial, Power, exemplar_hash, seconds};
-use super::sketch::{Sketch, code};
-use super::weight::Weights;
+use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, Measured, MetricsPartial, Power, seconds};
+use super::sketch::{CODE_OFFSET, Sketch, code};
+use super::weight::{Weights, mix};
 use super::{Leg, MetricsPlan};
 use crate::ast::Function;
 use crate::budget::{BATCH, Budget};
@@ -22,7 +23,7 @@ use crate::engine::physical::{Meaning, dict_value, row_values, value_at};
 use crate::engine::pipeline::Run;
 use crate::engine::read::{Group, Reader, Runner};
 use crate::engine::search::{Inspected, SplitCandidate};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::field::{Field, Intrinsic, Name};
 use crate::rowset::RowSet;
 use crate::source::{Chunk, ColumnRef, TimeRange};
@@ -97,7 +98,7 @@ pub fn metrics_chunk(
             Some(predicate) if !needs_whole => filter(&ctx, predicate, &in_time)?,
             _ => {
                 let run = Run::new(&ctx, &leg.spans);
-                let candidates = run.candidates(&is_split)?;
+                let candidates = run.candidates(&is_split, None)?;
                 for ordinal in candidates.split {
                     // Its spans inside the window are counted where they stand; a part without any has nothing to say.
                     if !ctx.run(ordinal)?.iter().any(|row| in_time.contains(row)) {
@@ -234,13 +235,32 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
     };
     let (groups, keys) = group_rows(ctx, &leg.first.by, rows)?;
     let mut tally = Tally::new(keys.len(), plan.intervals.count() as usize, &leg.first.function);
+    let offers = match plan.exemplars {
+        0 => None,
+        _ => Some(Offers::new(ctx)?),
+    };
+    let start_values = starts.values();
+    if start_values.len() != ctx.rows {
+        return Err(Error::Inconsistent {
+            what: "starts differ in number from the rows",
+        });
+    }
+    let duration_values = match &source {
+        Measure::Duration(durations) if durations.values().len() == ctx.rows => durations.values(),
+        Measure::Duration(_) => {
+            return Err(Error::Inconsistent {
+                what: "durations differ in number from the rows",
+            });
+        }
+        _ => &[],
+    };
     // Spans that stand together mostly start together, so the last interval is tried before dividing.
     let mut last = (1u64, 0u64, 0u32);
     for (i, row) in rows.iter().enumerate() {
         if i % BATCH == 0 {
             ctx.budget.check()?;
         }
-        let start = starts.get(row).cast_unsigned();
+        let start = start_values[row as usize].cast_unsigned();
         if start < last.0 || start > last.1 {
             let Some(index) = plan.intervals.index(start) else {
                 continue;
@@ -256,9 +276,9 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
                 tally.counts[place] += weights.of(row);
                 place
             }
-            Measure::Duration(durations) => {
+            Measure::Duration(_) => {
                 let place = tally.place(group, index);
-                let nanos = durations.get(row).max(0);
+                let nanos = duration_values[row as usize].max(0);
                 let number = nanos as f64 / 1e9;
                 tally.add(place, &Static::Duration(nanos), number, weights.of(row));
                 shown = Some(number);
@@ -277,11 +297,97 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
                 place
             }
         };
-        if plan.exemplars > 0 {
-            tally.offer(ctx, place, row, start, shown)?;
+        if let Some(offers) = &offers {
+            tally.offer(ctx, offers.hash(row, start), place, row, shown)?;
         }
     }
     tally.finish(ctx, &starts, &keys, partial)
+}
+
+/// What it takes to say how good an exemplar a row is.
+struct Offers<'c> {
+    ordinals: &'c [u32],
+    /// By ordinal: the hash of the trace's id and of a span id of zeros, before it is mixed.
+    ids: Vec<u64>,
+}
+
+impl<'c> Offers<'c> {
+    fn new(ctx: &Context<'c>) -> Result<Offers<'c>> {
+        let traces = ctx.traces()?;
+        Ok(Offers {
+            ordinals: traces.ordinals,
+            ids: traces.ids.iter().map(|id| id.to_u128() as u64).collect(),
+        })
+    }
+
+    /// The smaller the better. Stands in for ids, which are dear to read: a span's start is as good a number as any.
+    #[inline]
+    fn hash(&self, row: u32, start: u64) -> u64 {
+        mix(self.ids[self.ordinals[row as usize] as usize] ^ start.rotate_left(32))
+    }
+}
+
+/// Weights by place and bucket. The first places have a table each for the buckets of times between a nanosecond and
+/// months; everything else goes into a map.
+#[derive(Default)]
+struct Codes {
+    tables: Vec<Option<Box<[u64; TABLE_CODES]>>>,
+    map: HashMap<u64, u64, BuildHasherDefault<Mix>>,
+}
+
+/// Buckets of a table, and the first of them.
+const TABLE_CODES: usize = 2048;
+const TABLE_FIRST: i32 = CODE_OFFSET - 1152;
+/// Places with a table: 1 MiB together.
+const TABLES_MAX: usize = 64;
+
+impl Codes {
+    #[inline]
+    fn add(&mut self, place: u32, code: i32, weight: u64) {
+        let at = code.wrapping_sub(TABLE_FIRST) as usize;
+        if at < TABLE_CODES && (place as usize) < TABLES_MAX {
+            if self.tables.len() <= place as usize {
+                self.tables.resize_with(place as usize + 1, || None);
+            }
+            let table = self.tables[place as usize].get_or_insert_with(|| Box::new([0; TABLE_CODES]));
+            table[at] += weight;
+        } else {
+            let key = u64::from(place) << 32 | u64::from(code.cast_unsigned() ^ 1 << 31);
+            *self.map.entry(key).or_default() += weight;
+        }
+    }
+
+    /// Place, bucket, weight; ascending in each place, except that what was in the map comes last.
+    fn in_order(self) -> impl Iterator<Item = (u32, i32, u64)> {
+        let tables = self.tables.into_iter().enumerate().flat_map(|(place, table)| {
+            let weights = table.into_iter().flat_map(|table| table.into_iter().enumerate());
+            let of = move |(at, weight): (usize, u64)| (place as u32, TABLE_FIRST + at as i32, weight);
+            weights.map(of).filter(|(_, _, weight)| *weight > 0)
+        });
+        let mut rest: Vec<(u64, u64)> = self.map.into_iter().collect();
+        rest.sort_unstable();
+        let of = |(key, weight): (u64, u64)| ((key >> 32) as u32, (key as u32 ^ 1 << 31).cast_signed(), weight);
+        tables.chain(rest.into_iter().map(of))
+    }
+}
+
+/// Mixes one number: the keys are our own, nobody can choose them so that they collide.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    #[inline]
+    fn write_u64(&mut self, number: u64) {
+        self.0 = mix(self.0 ^ number);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Counts of one chunk by place, a place being an interval of a group that has a span. Places are numbered as they come.
@@ -295,8 +401,8 @@ struct Tally {
     places: Vec<(u32, u32)>,
     counts: Vec<u64>,
     measured: Vec<Measured>,
-    /// Place, bucket and weight of each value, for quantiles: sorted and counted at the end.
-    codes: Vec<(u32, i32, u64)>,
+    /// Weights by place and bucket, for quantiles.
+    codes: Codes,
     powers: HashMap<(u32, Power), u64>,
     exemplars: Vec<Option<(u64, u32, Option<f64>)>>,
     kind: Kind,
@@ -334,7 +440,7 @@ impl Tally {
             places: Vec::new(),
             counts: Vec::new(),
             measured: Vec::new(),
-            codes: Vec::new(),
+            codes: Codes::default(),
             powers: HashMap::new(),
             exemplars: Vec::new(),
             kind,
@@ -362,22 +468,27 @@ impl Tally {
     #[inline]
     fn add(&mut self, place: usize, value: &Static, number: f64, weight: u64) {
         self.counts[place] += weight;
-        self.measured[place].add(value, number, weight);
         match self.kind {
-            Kind::Quantile => self.codes.extend(code(number).map(|code| (place as u32, code, weight))),
+            Kind::Quantile => {
+                self.measured[place].bound(number);
+                if let Some(code) = code(number) {
+                    self.codes.add(place as u32, code, weight);
+                }
+            }
+            Kind::Measure => self.measured[place].add(value, number, weight),
             Kind::Histogram => {
+                self.measured[place].add(value, number, weight);
                 if let Some(power) = Power::of(value) {
                     *self.powers.entry((place as u32, power)).or_default() += weight;
                 }
             }
-            Kind::Count | Kind::Measure => {}
+            Kind::Count => {}
         }
     }
 
     /// Keeps the span with the smallest hash; ids are only read of those that stay.
-    fn offer(&mut self, ctx: &Context<'_>, place: usize, row: u32, start: u64, value: Option<f64>) -> Result<()> {
-        let ordinal = ctx.traces()?.ordinals[row as usize];
-        let hash = exemplar_hash(ctx.trace_id(ordinal)?, SpanId(start.to_be_bytes()));
+    #[inline]
+    fn offer(&mut self, ctx: &Context<'_>, hash: u64, place: usize, row: u32, value: Option<f64>) -> Result<()> {
         let better = match self.exemplars[place] {
             None => true,
             Some((known, _, _)) if hash != known => hash < known,
@@ -397,11 +508,9 @@ impl Tally {
         keys: &[GroupKey],
         partial: &mut LegPartial,
     ) -> Result<()> {
-        self.codes.sort_unstable();
-        for run in self.codes.chunk_by(|a, b| a == b) {
-            let (place, code, weight) = run[0];
+        for (place, code, weight) in self.codes.in_order() {
             let sketch = self.measured[place as usize].sketch.get_or_insert_with(Sketch::default);
-            sketch.add_code(code, run.len() as u64 * weight);
+            sketch.add_code(code, weight);
         }
         for ((place, power), count) in self.powers {
             *self.measured[place as usize].powers.entry(power).or_default() += count;

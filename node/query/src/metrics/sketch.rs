@@ -2,8 +2,6 @@
 //!
 //! Merging adds counts, so it loses nothing and knows no order. Values below [`SMALLEST`] in size count as zero.
 
-use std::collections::BTreeMap;
-
 use super::weight::ONE;
 
 /// The answered quantile differs from the exact one by at most this part of it.
@@ -15,13 +13,13 @@ pub const SMALLEST: f64 = 1e-12;
 const BUCKETS_PER_E_FOLD: f64 = 49.998_333_288_886_78;
 const GAMMA: f64 = (1.0 + RELATIVE_ERROR) / (1.0 - RELATIVE_ERROR);
 /// Added to bucket numbers, so that codes of positive values are positive: finite doubles reach ±37 300 buckets.
-const CODE_OFFSET: i32 = 50_000;
+pub(crate) const CODE_OFFSET: i32 = 50_000;
 
 /// See the module's documentation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sketch {
-    /// Counts by [`code`], in parts of [`ONE`].
-    counts: BTreeMap<i32, u64>,
+    /// Counts by [`code`], ascending, in parts of [`ONE`].
+    counts: Vec<(i32, u64)>,
     count: u64,
 }
 
@@ -35,7 +33,10 @@ pub fn code(value: f64) -> Option<i32> {
         return Some(0);
     }
     // Bucket `b` holds sizes in `(γ^(b-1), γ^b]`.
-    let bucket = (size.ln() * BUCKETS_PER_E_FOLD).ceil() as i32;
+    let scaled = size.ln() * BUCKETS_PER_E_FOLD;
+    // Rounded up; without an instruction for it, `ceil` is a call.
+    let whole = scaled as i32;
+    let bucket = whole + i32::from(scaled > f64::from(whole));
     Some(if value > 0.0 {
         CODE_OFFSET + bucket
     } else {
@@ -63,21 +64,40 @@ impl Sketch {
 
     /// Counts values of one bucket, in parts of [`ONE`].
     pub fn add_code(&mut self, code: i32, count: u64) {
-        *self.counts.entry(code).or_default() += count;
         self.count += count;
+        match self.counts.last_mut() {
+            Some((last, _)) if *last < code => self.counts.push((code, count)),
+            None => self.counts.push((code, count)),
+            Some(_) => match self.counts.binary_search_by_key(&code, |(known, _)| *known) {
+                Ok(at) => self.counts[at].1 += count,
+                Err(at) => self.counts.insert(at, (code, count)),
+            },
+        }
     }
 
     /// Adds another sketch.
     pub fn merge(&mut self, other: &Sketch) {
-        other
-            .counts
-            .iter()
-            .for_each(|(code, count)| self.add_code(*code, *count));
+        let mut merged = Vec::with_capacity(self.counts.len().max(other.counts.len()));
+        let (mut mine, mut theirs) = (self.counts.iter().peekable(), other.counts.iter().peekable());
+        while let (Some((a, of_a)), Some((b, of_b))) = (mine.peek(), theirs.peek()) {
+            if a <= b {
+                merged.push((*a, of_a + if a == b { *of_b } else { 0 }));
+                mine.next();
+            } else {
+                merged.push((*b, *of_b));
+            }
+            if merged.last().is_some_and(|(last, _)| last == b) {
+                theirs.next();
+            }
+        }
+        merged.extend(mine.chain(theirs));
+        self.counts = merged;
+        self.count += other.count;
     }
 
     /// Counts by [`code`], ascending; [`Sketch::add_code`] takes them back.
     pub fn codes(&self) -> impl Iterator<Item = (i32, u64)> {
-        self.counts.iter().map(|(code, count)| (*code, *count))
+        self.counts.iter().copied()
     }
 
     /// The value below which `q` of the values lie (`0.0..=1.0`); None when there are none.
@@ -96,7 +116,7 @@ impl Sketch {
 
     /// Approximate bytes it holds.
     pub fn held_bytes(&self) -> usize {
-        48 + self.counts.len() * 24
+        48 + self.counts.len() * 16
     }
 }
 

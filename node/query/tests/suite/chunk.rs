@@ -286,15 +286,19 @@ impl Chunk for MemoryChunk {
     }
 
     fn traces(&self) -> Result<TraceRows<'_>> {
-        let preorder = self.preorder.as_ref();
         Ok(TraceRows {
             ordinals: &self.ordinals,
             ids: &self.ids,
-            preorder: preorder.map(|(descendants, parent_distance)| Preorder {
-                descendants,
-                parent_distance,
-            }),
+            in_preorder: self.preorder.is_some(),
         })
+    }
+
+    fn preorder(&self) -> Result<Option<Preorder<'_>>> {
+        let preorder = self.preorder.as_ref();
+        Ok(preorder.map(|(descendants, parent_distance)| Preorder {
+            descendants,
+            parent_distance,
+        }))
     }
 
     fn columns(&self, column_ref: &ColumnRef) -> Result<Vec<ColumnCow<'_>>> {

@@ -151,15 +151,18 @@ impl Chunk for Block {
     }
 
     fn traces(&self) -> Result<TraceRows<'_>> {
-        let preorder = Some(Preorder {
-            descendants: &self.descendants,
-            parent_distance: &self.distances,
-        });
         Ok(TraceRows {
             ordinals: &self.ordinals,
             ids: &self.ids,
-            preorder,
+            in_preorder: true,
         })
+    }
+
+    fn preorder(&self) -> Result<Option<Preorder<'_>>> {
+        Ok(Some(Preorder {
+            descendants: &self.descendants,
+            parent_distance: &self.distances,
+        }))
     }
 
     fn columns(&self, column: &ColumnRef) -> Result<Vec<ColumnCow<'_>>> {

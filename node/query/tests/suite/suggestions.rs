@@ -108,6 +108,31 @@ fn collections_are_bounded_and_say_so() {
 }
 
 proptest! {
+    /// Whatever order values come in and however they are divided: the smallest that fit.
+    #[test]
+    fn collections_keep_the_smallest_values(
+        texts in proptest::collection::vec("[a-c]{1,3}", 0..60),
+        limit in 0..12usize,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut collected = TagValues::new(limit);
+        for part in [&texts[..cut.index(texts.len() + 1)], &texts[cut.index(texts.len() + 1)..]] {
+            let mut values = TagValues::new(limit);
+            for text in part {
+                values.add(TagValue { kind: "string", text: text.clone() });
+                // Sorts, so that later ones meet a ceiling.
+                values.is_cut();
+            }
+            collected.merge(values);
+        }
+        let mut expected = texts;
+        expected.sort();
+        expected.dedup();
+        let kept = if limit == 0 { expected.len() } else { limit.min(expected.len()) };
+        prop_assert_eq!(collected.is_cut(), kept < expected.len());
+        prop_assert!(collected.values().map(|value| &value.text).eq(&expected[..kept]));
+    }
+
     /// Without conditions on whole traces, suggestions are exact.
     #[test]
     fn values_are_those_of_the_spans_that_match(

@@ -8,6 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use shard::blocks::Blocks;
+use shard::column_cache::ColumnCache;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::Shard;
 use shard::port::CatalogPort;
@@ -20,6 +21,7 @@ pub(super) struct Gauges {
     pub(super) catalog: Arc<dyn CatalogPort>,
     pub(super) blocks: Arc<Blocks>,
     pub(super) reads: Arc<WatchedReader>,
+    pub(super) columns: Arc<ColumnCache>,
     pub(super) wal: Wal,
     pub(super) housekeeping: Arc<HousekeepingMetrics>,
 }
@@ -78,6 +80,11 @@ impl Collector for Gauges {
                 "block_cache_bytes",
                 "Indexes and filters of blocks in memory",
                 self.blocks.cached_bytes(),
+            ),
+            (
+                "column_cache_bytes",
+                "Columns of blocks in memory",
+                self.columns.kept_bytes(),
             ),
             ("wal_used_bytes", "Bytes of the log that are in use", usage.used),
             ("wal_quota_bytes", "Bytes the log may use", usage.quota),
@@ -187,6 +194,16 @@ impl Collector for Gauges {
                 "blocks_unlistable",
                 "Times a flush took a damaged block for one that may hold any trace",
                 self.blocks.unlistable(),
+            ),
+            (
+                "column_cache_hits",
+                "Ranges of blocks that were in memory",
+                self.columns.hits(),
+            ),
+            (
+                "column_cache_misses",
+                "Ranges of blocks that were not",
+                self.columns.misses(),
             ),
             (
                 "block_reads_again",

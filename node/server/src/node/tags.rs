@@ -84,7 +84,7 @@ impl Reader {
             let show = move |parts: Vec<TagValues>| {
                 let mut values = values.lock();
                 parts.into_iter().for_each(|part| values.merge(part));
-                spell_values(&values, bytes_max)
+                spell_values(&mut values, bytes_max)
             };
             Watcher::over(preview, show)
         });
@@ -106,8 +106,8 @@ impl Reader {
                 break;
             }
         }
-        let values = values.lock();
-        let ValuesAnswer { values, is_cut, .. } = spell_values(&values, bytes_max);
+        let mut values = values.lock();
+        let ValuesAnswer { values, is_cut, .. } = spell_values(&mut values, bytes_max);
         Ok(ValuesAnswer {
             values,
             is_cut,
@@ -148,7 +148,7 @@ fn spell_names(names: &TagNames, scopes: &[Scope]) -> TagsAnswer {
     }
 }
 
-fn spell_values(values: &TagValues, bytes_max: usize) -> ValuesAnswer {
+fn spell_values(values: &mut TagValues, bytes_max: usize) -> ValuesAnswer {
     let mut answer = ValuesAnswer {
         is_cut: values.is_cut(),
         ..ValuesAnswer::default()

@@ -4,6 +4,7 @@
 //! nothing costs only its own column. Fetching waits for the object store: a chunk is therefore used on a thread that may
 //! block, never on the async runtime's own.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -22,14 +23,23 @@ use super::{SCOPE_NAME, SCOPE_VERSION, corrupt};
 use crate::blocks::OpenBlock;
 use crate::turns::Turn;
 
-/// Which trace each row belongs to, and the trees.
+/// Which trace each row belongs to, and when each starts.
 #[derive(Debug)]
 struct Traces {
     ordinals: Vec<u32>,
     ids: Vec<TraceId>,
+    starts: Vec<u64>,
+}
+
+/// The trees.
+#[derive(Debug)]
+struct Trees {
     descendants: Vec<u32>,
     parent_distance: Vec<u32>,
 }
+
+/// Of a column of which fewer pages are wanted than this part of all, only those are decoded.
+const FEW_PAGES: u32 = 2;
 
 /// How a chunk gets at its bytes.
 #[derive(Debug, Clone)]
@@ -49,6 +59,7 @@ pub struct RowGroupChunk {
     group: usize,
     fetching: Fetching,
     traces: OnceLock<Traces>,
+    trees: OnceLock<Trees>,
     columns: Mutex<BTreeMap<ColumnRef, Vec<Arc<Column>>>>,
     fetched: AtomicU64,
     fetches: AtomicU64,
@@ -70,6 +81,7 @@ impl RowGroupChunk {
             group,
             fetching,
             traces: OnceLock::new(),
+            trees: OnceLock::new(),
             columns: Mutex::default(),
             fetched: AtomicU64::new(0),
             fetches: AtomicU64::new(0),
@@ -241,17 +253,69 @@ impl RowGroupChunk {
     }
 
     fn load_traces(&self) -> query::Result<Traces> {
-        let fields = [Field::TraceId, Field::Descendants, Field::ParentDistance];
-        self.fetch_fields(&fields, |row_group| {
+        self.fetch_fields(&[Field::TraceId, Field::TraceStart], |row_group| {
             let (ordinals, ids) = row_group.traces()?;
+            let starts = row_group.trace_starts()?;
+            Ok(Traces { ordinals, ids, starts })
+        })
+    }
+
+    fn load_trees(&self) -> query::Result<Trees> {
+        self.fetch_fields(&[Field::Descendants, Field::ParentDistance], |row_group| {
             let (descendants, parent_distance) = row_group.structure()?;
-            Ok(Traces {
-                ordinals,
-                ids,
+            Ok(Trees {
                 descendants,
                 parent_distance,
             })
         })
+    }
+
+    fn loaded_traces(&self) -> query::Result<&Traces> {
+        if self.traces.get().is_none() {
+            let loaded = self.load_traces()?;
+            self.hold(loaded.ids.len() * 24 + loaded.ordinals.len() * 4)?;
+            // Another thread may have been faster; both read the same.
+            let _ = self.traces.set(loaded);
+        }
+        self.traces.get().ok_or(query::Error::Inconsistent {
+            what: "traces were just loaded",
+        })
+    }
+
+    /// The pages of a column that hold `rows`, where that is worth while and the column has pages of its own.
+    fn read_at(&self, column: &ColumnRef, rows: &[u32]) -> query::Result<Option<Vec<Column>>> {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return Ok(None);
+        };
+        let pages = last / block::PAGE_ROWS - first / block::PAGE_ROWS + 1;
+        let all = (self.row_count() as u32).div_ceil(block::PAGE_ROWS);
+        if pages * FEW_PAGES > all {
+            return Ok(None);
+        }
+        let fields: &[Field] = match column {
+            ColumnRef::Name => &[Field::Name],
+            ColumnRef::Kind => &[Field::Kind],
+            ColumnRef::Status => &[Field::Status],
+            ColumnRef::Duration => &[Field::Duration],
+            ColumnRef::SpanId => &[Field::SpanId],
+            ColumnRef::ParentSpanId => &[Field::ParentSpanId],
+            ColumnRef::Start => &[Field::Start, Field::TraceStart],
+            ColumnRef::Attribute(Scope::Span, key) => {
+                let columns = RowGroup::attribute_columns(self.block.index(), self.group, key.as_bytes());
+                if columns.is_empty() {
+                    return Ok(Some(Vec::new()));
+                }
+                let read = |row_group: &RowGroup| row_group.attribute_at(key.as_bytes(), rows);
+                return self.fetch(&columns, read).map(Some);
+            }
+            _ => return Ok(None),
+        };
+        let read = |row_group: &RowGroup| row_group.field_at(fields[0], rows);
+        let mut read = self.fetch_fields(fields, read)?;
+        if matches!(column, ColumnRef::Duration) {
+            read = plain_ints(read);
+        }
+        Ok(Some(vec![read]))
     }
 }
 
@@ -325,24 +389,40 @@ impl Chunk for RowGroupChunk {
     }
 
     fn traces(&self) -> query::Result<TraceRows<'_>> {
-        if self.traces.get().is_none() {
-            let loaded = self.load_traces()?;
-            self.hold(loaded.ids.len() * 16 + loaded.ordinals.len() * 12)?;
-            // Another thread may have been faster; both read the same.
-            let _ = self.traces.set(loaded);
-        }
-        let traces = self.traces.get().ok_or(query::Error::Inconsistent {
-            what: "traces were just loaded",
-        })?;
-        let preorder = Preorder {
-            descendants: &traces.descendants,
-            parent_distance: &traces.parent_distance,
-        };
+        let traces = self.loaded_traces()?;
         Ok(TraceRows {
             ordinals: &traces.ordinals,
             ids: &traces.ids,
-            preorder: Some(preorder),
+            in_preorder: true,
         })
+    }
+
+    fn preorder(&self) -> query::Result<Option<Preorder<'_>>> {
+        if self.trees.get().is_none() {
+            let loaded = self.load_trees()?;
+            self.hold(loaded.descendants.len() * 8)?;
+            let _ = self.trees.set(loaded);
+        }
+        Ok(self.trees.get().map(|trees| Preorder {
+            descendants: &trees.descendants,
+            parent_distance: &trees.parent_distance,
+        }))
+    }
+
+    fn trace_starts(&self) -> query::Result<Option<Cow<'_, [u64]>>> {
+        Ok(Some(Cow::Borrowed(&self.loaded_traces()?.starts)))
+    }
+
+    fn columns_at(&self, column: &ColumnRef, rows: &[u32]) -> query::Result<Vec<ColumnCow<'_>>> {
+        let is_known = self.columns.lock().contains_key(column);
+        let read = if is_known { None } else { self.read_at(column, rows)? };
+        match read {
+            None => self.columns(column),
+            Some(read) => Ok(read
+                .into_iter()
+                .map(|column| ColumnCow::Owned(Arc::new(column)))
+                .collect()),
+        }
     }
 
     fn columns(&self, column: &ColumnRef) -> query::Result<Vec<ColumnCow<'_>>> {
