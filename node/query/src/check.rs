@@ -228,6 +228,8 @@ fn check_nil(expr: &Expr, op: CompareOp, lhs: &Expr, rhs: &Expr) -> Result<Type>
     for side in [lhs, rhs] {
         match side {
             Expr::Static(Static::Nil) => {}
+            // Always so, which is pointless but harmless.
+            Expr::Field(_) if op == CompareOp::Ne => {}
             Expr::Field(field) if field.of_parent => {}
             Expr::Field(Field {
                 name: Name::Intrinsic(which, _),

@@ -1,6 +1,7 @@
 //! The entry for the fuzzer (`fuzz/`) and for the test that replays its corpus: any bytes as a query.
 //!
-//! How queries are answered is held against the naive evaluator by the equivalence tests, with queries that mean something.
+//! How queries are answered is held against the naive evaluator by the equivalence tests; their fuzz target
+//! `traceql_eval_vs_naive` throws their dice.
 
 use crate::limits;
 use crate::source::TimeRange;

@@ -17,6 +17,7 @@ use crate::ast::{
     Aggregate, ArithOp, Body, Expr, Flavour, Hint, MetricsExpr, Pipeline, Query, Relation, ScalarExpr, ScalarFilter,
     SecondStage, SpansetExpr, SpansetOp, Stage,
 };
+use crate::engine::row_expr::arith;
 use crate::error::Result;
 use crate::field::{Field, Intrinsic, Name, Spelling};
 use crate::lex::{Sym, Tok, Token, error_at, lex};
@@ -441,15 +442,16 @@ impl<'t, 'a> Parser<'t, 'a> {
                 }
                 Ok(Node::Filter(ScalarFilter { op, lhs, rhs }))
             }
-            (Node::Metrics(lhs), Node::Scalar(ScalarExpr::Static(value))) if compare_op(sym).is_some() => {
+            (Node::Metrics(lhs), Node::Scalar(rhs)) if compare_op(sym).is_some() && !has_aggregate(&rhs) => {
                 let op = compare_op(sym).filter(|op| op.flipped().is_some());
                 let Some(op) = op else { return mismatch() };
+                let value = self.constant(at, &rhs)?;
                 self.check_filter_value(at, &value)?;
                 Ok(Node::Metrics(staged(lhs, vec![SecondStage::Filter(op, value)])))
             }
             (lhs @ Node::Metrics(_), rhs) | (lhs, rhs @ Node::Metrics(_)) => {
                 let op = arith_op(sym).filter(|op| !matches!(op, ArithOp::Mod | ArithOp::Pow));
-                match (op, metrics_operand(lhs), metrics_operand(rhs)) {
+                match (op, self.metrics_operand(at, lhs)?, self.metrics_operand(at, rhs)?) {
                     (Some(op), Some(lhs), Some(rhs)) => Ok(Node::Metrics(MetricsExpr::Math {
                         op,
                         lhs: lhs.into(),
@@ -467,6 +469,30 @@ impl<'t, 'a> Parser<'t, 'a> {
                 _ => mismatch(),
             },
         }
+    }
+
+    /// None if it is nothing that metrics are combined with.
+    fn metrics_operand(&self, at: usize, node: Node) -> Result<Option<MetricsExpr>> {
+        Ok(match node {
+            Node::Metrics(metrics) => Some(metrics),
+            Node::Scalar(scalar) if !has_aggregate(&scalar) => match self.constant(at, &scalar)? {
+                Static::Int(v) => Some(MetricsExpr::Scalar(v as f64)),
+                Static::Float(v) => Some(MetricsExpr::Scalar(v)),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// What a value without aggregates is worth.
+    fn constant(&self, at: usize, scalar: &ScalarExpr) -> Result<Static> {
+        let value = constant(scalar);
+        match value {
+            Some(Static::Float(v)) if !v.is_finite() => {}
+            Some(Static::Nil) | None => {}
+            Some(value) => return Ok(value),
+        }
+        self.fail_at(at, format!("syntax error: {scalar} is not a number"))
     }
 
     fn operand(&mut self) -> Result<Tall<Node>> {
@@ -581,12 +607,11 @@ fn has_aggregate(scalar: &ScalarExpr) -> bool {
     }
 }
 
-fn metrics_operand(node: Node) -> Option<MetricsExpr> {
-    match node {
-        Node::Metrics(metrics) => Some(metrics),
-        Node::Scalar(ScalarExpr::Static(Static::Int(v))) => Some(MetricsExpr::Scalar(v as f64)),
-        Node::Scalar(ScalarExpr::Static(Static::Float(v))) => Some(MetricsExpr::Scalar(v)),
-        _ => None,
+fn constant(scalar: &ScalarExpr) -> Option<Static> {
+    match scalar {
+        ScalarExpr::Static(value) => Some(value.clone()),
+        ScalarExpr::Arith { op, lhs, rhs } => Some(arith(*op, &constant(lhs)?, &constant(rhs)?)),
+        ScalarExpr::Aggregate(..) | ScalarExpr::Pipeline(..) => None,
     }
 }
 

@@ -1,10 +1,11 @@
 //! The stages of metrics queries.
 
-use super::{Parser, compare_op};
+use super::{Node, Parser, compare_op};
 use crate::ast::{FirstStage, Function, SecondStage};
 use crate::error::Result;
 use crate::lex::{Sym, Tok};
 use crate::limits;
+use crate::print::rank;
 use crate::value::Static;
 
 pub(super) const FIRST_STAGES: [&str; 9] = [
@@ -142,7 +143,10 @@ impl Parser<'_, '_> {
                     };
                     self.advance();
                     let at = self.token().start;
-                    let value = self.literal()?;
+                    let Node::Scalar(scalar) = self.operators(rank::ADD)?.node else {
+                        return self.fail_at(at, "syntax error: expected a number or a duration");
+                    };
+                    let value = self.constant(at, &scalar)?;
                     self.check_filter_value(at, &value)?;
                     second.push(SecondStage::Filter(op, value));
                 }

@@ -22,3 +22,30 @@ fn traceql_parse() {
         .collect()
     });
 }
+
+#[test]
+fn traceql_eval_vs_naive() {
+    replay(
+        "traceql_eval_vs_naive",
+        crate::equivalence::traceql_eval_vs_naive,
+        1_000,
+        || {
+            [
+                "",
+                "{ .x = 1 || parent.yy != \"a\" }",
+                "{ name =~ \"a.*\" } >> { .x > 0 } | count() >= 1",
+                "({ event.x = 1 } && { link.yy = \"b\" }) || { nestedSetParent < 0 }",
+                "{ } | by(.x) | avg(duration) > 1ns | coalesce() | select(span.yy, event:name)",
+                "{ .x ^ 2 - -span.yy * 3 % 2 >= duration / 2 }",
+                "({ } | max(.x)) + min(resource.x) > ({ status = error } | count()) / 2",
+                "{ rootName = \"a\" && traceDuration > 2ns } !< { parent = nil }",
+                "{ kind = server } &~ { span:childCount = 0 } | { !(.z = true) }",
+                "{ statusMessage != nil && instrumentation:name = \"a\" } << { instrumentation.x != 2 }",
+            ]
+            .iter()
+            .enumerate()
+            .map(|(n, text)| [&[n as u8 + 1; 8][..], text.as_bytes()].concat())
+            .collect()
+        },
+    );
+}
