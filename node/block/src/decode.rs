@@ -109,32 +109,50 @@ impl Chunk<'_> {
 
     /// The pages `from..to`. Rows count from page `from`'s first.
     pub(crate) fn decode(&self, from: usize, to: usize) -> Result<Decoded, Bad> {
-        let pages = self.meta.pages.get(from..to).ok_or(Bad {
+        self.decode_pages(from..to, from as u32 * PAGE_ROWS, None)
+    }
+
+    /// These pages, ascending. Rows are listed and count from the chunk's first.
+    pub(crate) fn decode_some(&self, pages: &[usize]) -> Result<Decoded, Bad> {
+        self.decode_pages(pages.iter().copied(), 0, Some(Vec::new()))
+    }
+
+    /// `pages` ascend; rows count from `first_row`, and are listed behind `rows` if it is there or some have no value.
+    fn decode_pages(
+        &self,
+        pages: impl Iterator<Item = usize> + Clone,
+        first_row: u32,
+        mut rows: Option<Vec<u32>>,
+    ) -> Result<Decoded, Bad> {
+        let known = self.meta.pages.as_slice();
+        let bad = Bad {
             at: 0,
             what: "page list",
-        })?;
-        if self.meta.pages.len() as u32 != self.rows.div_ceil(PAGE_ROWS) {
-            return Err(Bad {
-                at: 0,
-                what: "page list",
-            });
+        };
+        if known.len() as u32 != self.rows.div_ceil(PAGE_ROWS) {
+            return Err(bad);
         }
         let dictionary = self.dictionary()?;
-        let values: usize = pages.iter().map(|p| p.values as usize).sum();
-        let mut sink = Sink::new(self.form, dictionary, values);
-        let mut rows: Option<Vec<u32>> = None;
-        let mut at: u32 = self
-            .meta
-            .dictionary
-            .iter()
-            .chain(&self.meta.pages[..from])
-            .map(|p| p.header + p.stored)
+        let values: usize = pages
+            .clone()
+            .filter_map(|i| known.get(i))
+            .map(|p| p.values as usize)
             .sum();
-        let first_row = from as u32 * PAGE_ROWS;
+        let mut sink = Sink::new(self.form, dictionary, values);
+        let mut at: u32 = self.meta.dictionary.iter().map(|p| p.header + p.stored).sum();
+        let mut passed = 0;
         let mut scratch = Vec::new();
-        for (i, page) in pages.iter().enumerate() {
+        for i in pages {
+            let page = known.get(i).ok_or(bad)?;
+            at += known
+                .get(passed..i)
+                .ok_or(bad)?
+                .iter()
+                .map(|p| p.header + p.stored)
+                .sum::<u32>();
+            passed = i + 1;
             let bad = Bad { at, what: "data page" };
-            let page_row = (from + i) as u32 * PAGE_ROWS;
+            let page_row = i as u32 * PAGE_ROWS;
             let page_rows = PAGE_ROWS.min(self.rows - page_row);
             let stored = self.stored(at, page, bad)?;
             let (levels, _) = stored.split_at_checked(page.levels as usize).ok_or(bad)?;

@@ -382,14 +382,8 @@ impl RowGroup {
     /// are those of the row group, always listed.
     pub fn column_at(&self, column: usize, rows: &[u32]) -> Result<Column> {
         let form = self.index.schema().form(column);
-        let (start, end) = self.pages_of(rows);
-        let (from, to) = ((start / PAGE_ROWS) as usize, end.div_ceil(PAGE_ROWS) as usize);
-        let mut column = self.chunk(column, |chunk| chunk.decode(from, to))?.into_column(form);
-        match &mut column.rows {
-            Some(rows) => rows.iter_mut().for_each(|r| *r += start),
-            None => column.rows = Some((start..end).collect()),
-        }
-        Ok(column)
+        let pages = pages_of(rows);
+        Ok(self.chunk(column, |chunk| chunk.decode_some(&pages))?.into_column(form))
     }
 
     /// The distinct values of a dictionary column without its ids: one page instead of nine. `None` when the chunk has no
@@ -426,12 +420,19 @@ impl RowGroup {
     pub fn field_at(&self, field: Field, rows: &[u32]) -> Result<Column> {
         let column = match field {
             Field::Start => {
-                let (from, to) = self.pages_of(rows);
-                let listed = from..to;
-                let values = self.starts(&listed)?.into_iter().map(u64::cast_signed).collect();
+                let pages = pages_of(rows);
+                let (listed, mut starts) = self.numbers_at(field, &pages)?;
+                let (also_listed, bases) = self.numbers_at(Field::TraceStart, &pages)?;
+                if listed != also_listed {
+                    let column = Field::TraceStart.ordinal();
+                    return Err(self.corrupt(column, Bad { at: 0, what: "numbers" }));
+                }
+                for (start, base) in starts.iter_mut().zip(bases) {
+                    *start = start.wrapping_add(base);
+                }
                 Column {
-                    rows: Some(listed.collect()),
-                    values: OwnedValues::Int(values),
+                    rows: Some(listed),
+                    values: OwnedValues::Int(starts.into_iter().map(u64::cast_signed).collect()),
                 }
             }
             _ => self.column_at(field.ordinal(), rows)?,
@@ -462,15 +463,16 @@ impl RowGroup {
         Ok(columns)
     }
 
-    /// The rows of the pages that hold `rows`: from the first row of the first to behind the last of the last.
-    fn pages_of(&self, rows: &[u32]) -> (u32, u32) {
-        match (rows.first(), rows.last()) {
-            (Some(first), Some(last)) => (
-                first / PAGE_ROWS * PAGE_ROWS,
-                ((last / PAGE_ROWS + 1) * PAGE_ROWS).min(self.len() as u32),
-            ),
-            _ => (0, 0),
-        }
+    /// Rows of these pages and a required column's numbers there.
+    fn numbers_at(&self, field: Field, pages: &[usize]) -> Result<(Vec<u32>, Vec<u64>)> {
+        let decoded = self.chunk(field.ordinal(), |chunk| chunk.decode_some(pages))?;
+        let rows = decoded.rows.unwrap_or_default();
+        let numbers = decoded
+            .values
+            .into_numbers()
+            .filter(|numbers| numbers.len() == rows.len());
+        let numbers = numbers.ok_or_else(|| self.corrupt(field.ordinal(), Bad { at: 0, what: "numbers" }))?;
+        Ok((rows, numbers))
     }
 
     /// Per row: index of its trace, and the trace ids by index, ascending.
@@ -623,6 +625,13 @@ impl RowGroup {
             values: OwnedValues::Dict { ids, dict },
         })
     }
+}
+
+/// The pages that hold `rows` (ascending), each once.
+fn pages_of(rows: &[u32]) -> Vec<usize> {
+    let mut pages: Vec<usize> = rows.iter().map(|row| (row / PAGE_ROWS) as usize).collect();
+    pages.dedup();
+    pages
 }
 
 /// Turns the stored -1 into "no value".

@@ -134,6 +134,11 @@ pub trait Chunk: Send + Sync {
     /// First start and last end of its spans; may be wider.
     fn time_range(&self) -> TimeRange;
 
+    /// First and last start of its spans; may be wider.
+    fn start_range(&self) -> TimeRange {
+        self.time_range()
+    }
+
     /// Which trace each row belongs to.
     fn traces(&self) -> Result<TraceRows<'_>>;
 

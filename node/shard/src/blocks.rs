@@ -35,6 +35,12 @@ const OPENS_IN_FLIGHT: usize = 16;
 /// Per scope and key: one value per owner, or `None` when no owner has the attribute.
 type OwnerValues = HashMap<(Scope, Arc<str>), Option<Arc<Dict>>>;
 
+/// Keys of the attributes of events or links, by row group.
+type NestedKeys = HashMap<(usize, Scope), Arc<[Arc<str>]>>;
+
+/// Longer lists of keys are not remembered.
+const NESTED_KEYS_MAX: usize = 1024;
+
 /// A catalog revision, and the traces its records list as split.
 type Listed = (u64, Arc<HashSet<TraceId>>);
 
@@ -44,6 +50,7 @@ pub struct OpenBlock {
     block: Block,
     filters: Filters,
     owner_values: Mutex<OwnerValues>,
+    nested_keys: Mutex<NestedKeys>,
     /// Keeps the file of a spooled block.
     _spooled: Option<Arc<SpooledBlock>>,
 }
@@ -74,6 +81,21 @@ impl OpenBlock {
             .lock()
             .insert((scope, Arc::clone(key)), values.clone());
         Ok(values)
+    }
+
+    /// Keys of the attributes of a row group's events or links, if they were looked through before.
+    pub fn nested_keys(&self, group: usize, scope: Scope) -> Option<Arc<[Arc<str>]>> {
+        self.nested_keys.lock().get(&(group, scope)).map(Arc::clone)
+    }
+
+    /// Remembers such keys. Row groups of a block mostly have the same ones, which are kept once.
+    pub fn know_nested_keys(&self, group: usize, scope: Scope, keys: &[Arc<str>]) {
+        if keys.len() > NESTED_KEYS_MAX {
+            return;
+        }
+        let mut known = self.nested_keys.lock();
+        let same = known.values().find(|others| ***others == *keys).map(Arc::clone);
+        known.insert((group, scope), same.unwrap_or_else(|| keys.into()));
     }
 
     /// Whether the trace may be here.
@@ -277,6 +299,7 @@ impl Blocks {
             block,
             filters,
             owner_values: Mutex::default(),
+            nested_keys: Mutex::default(),
             _spooled: spooled,
         }))
     }

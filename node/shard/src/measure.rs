@@ -180,7 +180,13 @@ impl Work for Measuring {
             },
             is_first: &|span| self.seen.lock().spans.insert(span),
         };
-        let found = metrics_chunk(&self.plan, chunk, has_split.then_some(&elsewhere), budget)?;
+        let found = metrics_chunk(
+            &self.plan,
+            chunk,
+            has_split.then_some(&elsewhere),
+            Some(&part.partial),
+            budget,
+        )?;
         let grown = self.seen.lock().growth();
         budget.hold(grown)?;
         part.joins

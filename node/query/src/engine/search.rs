@@ -321,7 +321,7 @@ fn show<'c>(ctx: &Context<'c>, shown: &[(String, Reader<'c>)], row: u32) -> Resu
     Ok(attributes)
 }
 
-fn span_id(columns: &[model::column::ColumnCow<'_>], row: u32) -> SpanId {
+pub(crate) fn span_id(columns: &[model::column::ColumnCow<'_>], row: u32) -> SpanId {
     for column in columns {
         let view = column.view();
         if let (Some(at), model::column::Values::Fixed8(ids)) =

@@ -66,11 +66,14 @@ impl fmt::Debug for Elsewhere<'_> {
 /// traces those are not measured but named in [`ChunkMetrics::split`]; otherwise their spans count where they are seen
 /// first, because one span may stand in two chunks.
 ///
+/// `known` is what other chunks gave: an exemplar that is no better than one of those is left out.
+///
 /// Errors: as [`crate::search_chunk`].
 pub fn metrics_chunk(
     plan: &MetricsPlan,
     chunk: &dyn Chunk,
     elsewhere: Option<&Elsewhere<'_>>,
+    known: Option<&MetricsPartial>,
     budget: &Budget,
 ) -> Result<ChunkMetrics> {
     let mut found = ChunkMetrics {
@@ -93,7 +96,7 @@ pub fn metrics_chunk(
     }
     let is_split = |trace: &TraceId| needs_whole && elsewhere.is_some_and(|elsewhere| (elsewhere.is_split)(trace));
     let mut split: BTreeMap<TraceId, u64> = BTreeMap::new();
-    for (leg, partial) in plan.legs.iter().zip(&mut found.partial.legs) {
+    for (i, (leg, partial)) in plan.legs.iter().zip(&mut found.partial.legs).enumerate() {
         let mut rows = match leg.spans.only_filter() {
             Some(predicate) if !needs_whole => filter(&ctx, predicate, &in_time)?,
             _ => {
@@ -114,7 +117,8 @@ pub fn metrics_chunk(
         };
         rows.keep_common(&in_time);
         if !rows.is_empty() {
-            measure(&ctx, plan, leg, &rows, partial)?;
+            let known = known.and_then(|known| known.legs.get(i));
+            measure(&ctx, plan, leg, &rows, known, partial)?;
         }
     }
     found.held_bytes = found.partial.held_bytes();
@@ -209,12 +213,27 @@ fn weights<'c>(ctx: &Context<'c>, plan: &MetricsPlan) -> Result<Weights<'c>> {
     }
 }
 
-fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, partial: &mut LegPartial) -> Result<()> {
-    let starts = ctx.starts()?;
+/// The interval in which all spans of the chunk start, if it is one.
+fn only_interval(ctx: &Context<'_>, plan: &MetricsPlan) -> Option<u32> {
+    let range = ctx.chunk.start_range();
+    let (first, last) = (range.start_unix_nanos, range.end_unix_nanos);
+    let index = plan.intervals.index(first)?;
+    (plan.intervals.index(last) == Some(index)).then_some(index)
+}
+
+/// Measures `rows` into `partial`; an exemplar that is no better than `known`'s is left out.
+fn measure(
+    ctx: &Context<'_>,
+    plan: &MetricsPlan,
+    leg: &Leg,
+    rows: &RowSet,
+    known: Option<&LegPartial>,
+    partial: &mut LegPartial,
+) -> Result<()> {
     if let (Function::Compare { window_unix_nanos, .. }, Some(selection)) = (&leg.first.function, &leg.selection) {
         let mut selected = filter(ctx, selection, rows)?;
         if let Some((from, to)) = window_unix_nanos {
-            selected.keep_common(&RowSet::from_values(starts.values(), |start| {
+            selected.keep_common(&RowSet::from_values(ctx.starts()?.values(), |start| {
                 *from <= start && start <= *to
             }));
         }
@@ -239,8 +258,13 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
         0 => None,
         _ => Some(Offers::new(ctx)?),
     };
-    let start_values = starts.values();
-    if start_values.len() != ctx.rows {
+    let only = only_interval(ctx, plan);
+    let starts = match only {
+        None => Some(ctx.starts()?),
+        Some(_) => None,
+    };
+    let start_values = starts.as_ref().map_or(&[][..], Ints::values);
+    if only.is_none() && start_values.len() != ctx.rows {
         return Err(Error::Inconsistent {
             what: "starts differ in number from the rows",
         });
@@ -260,15 +284,21 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
         if i % BATCH == 0 {
             ctx.budget.check()?;
         }
-        let start = start_values[row as usize].cast_unsigned();
-        if start < last.0 || start > last.1 {
-            let Some(index) = plan.intervals.index(start) else {
-                continue;
-            };
-            let covered = plan.intervals.covered(index);
-            last = (covered.start_unix_nanos, covered.end_unix_nanos, index);
-        }
-        let (group, index) = (groups.of(row), last.2);
+        let index = match only {
+            Some(index) => index,
+            None => {
+                let start = start_values[row as usize].cast_unsigned();
+                if start < last.0 || start > last.1 {
+                    let Some(index) = plan.intervals.index(start) else {
+                        continue;
+                    };
+                    let covered = plan.intervals.covered(index);
+                    last = (covered.start_unix_nanos, covered.end_unix_nanos, index);
+                }
+                last.2
+            }
+        };
+        let group = groups.of(row);
         let mut shown = None;
         let place = match &source {
             Measure::Nothing => {
@@ -298,17 +328,17 @@ fn measure(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg, rows: &RowSet, part
             }
         };
         if let Some(offers) = &offers {
-            tally.offer(ctx, offers.hash(row, start), place, row, shown)?;
+            tally.offer(ctx, offers, place, row, shown)?;
         }
     }
-    tally.finish(ctx, &starts, &keys, partial)
+    tally.finish(ctx, &keys, known, partial)
 }
 
 /// What it takes to say how good an exemplar a row is.
 struct Offers<'c> {
     ordinals: &'c [u32],
-    /// By ordinal: the hash of the trace's id and of a span id of zeros, before it is mixed.
-    ids: Vec<u64>,
+    /// By ordinal. The smaller the better.
+    hashes: Vec<u64>,
 }
 
 impl<'c> Offers<'c> {
@@ -316,14 +346,8 @@ impl<'c> Offers<'c> {
         let traces = ctx.traces()?;
         Ok(Offers {
             ordinals: traces.ordinals,
-            ids: traces.ids.iter().map(|id| id.to_u128() as u64).collect(),
+            hashes: traces.ids.iter().map(|id| mix(id.to_u128() as u64)).collect(),
         })
-    }
-
-    /// The smaller the better. Stands in for ids, which are dear to read: a span's start is as good a number as any.
-    #[inline]
-    fn hash(&self, row: u32, start: u64) -> u64 {
-        mix(self.ids[self.ordinals[row as usize] as usize] ^ start.rotate_left(32))
     }
 }
 
@@ -486,13 +510,20 @@ impl Tally {
         }
     }
 
-    /// Keeps the span with the smallest hash; ids are only read of those that stay.
+    /// Keeps the trace with the smallest hash, and of its spans the one with the smallest id, which is only read of those.
     #[inline]
-    fn offer(&mut self, ctx: &Context<'_>, hash: u64, place: usize, row: u32, value: Option<f64>) -> Result<()> {
+    fn offer(
+        &mut self,
+        ctx: &Context<'_>,
+        offers: &Offers<'_>,
+        place: usize,
+        row: u32,
+        value: Option<f64>,
+    ) -> Result<()> {
+        let hash = offers.hashes[offers.ordinals[row as usize] as usize];
         let better = match self.exemplars[place] {
             None => true,
             Some((known, _, _)) if hash != known => hash < known,
-            // Spans of one trace that start together: the smaller id.
             Some((_, other, _)) => ctx.span_id(row)? < ctx.span_id(other)?,
         };
         if better {
@@ -504,8 +535,8 @@ impl Tally {
     fn finish(
         mut self,
         ctx: &Context<'_>,
-        starts: &Ints<'_>,
         keys: &[GroupKey],
+        known: Option<&LegPartial>,
         partial: &mut LegPartial,
     ) -> Result<()> {
         for (place, code, weight) in self.codes.in_order() {
@@ -515,6 +546,21 @@ impl Tally {
         for ((place, power), count) in self.powers {
             *self.measured[place as usize].powers.entry(power).or_default() += count;
         }
+        // What is known already is not looked up again; the more chunks were seen, the fewer pages are read for the rest.
+        for ((group, index), exemplar) in self.places.iter().zip(&mut self.exemplars) {
+            let of_group = known.and_then(|known| known.groups.get(&keys[*group as usize]));
+            let best = of_group.and_then(|buckets| buckets.get(index)?.exemplar.as_ref());
+            if best
+                .zip(exemplar.as_ref())
+                .is_some_and(|(best, (hash, _, _))| best.hash < *hash)
+            {
+                *exemplar = None;
+            }
+        }
+        let mut rows: Vec<u32> = self.exemplars.iter().flatten().map(|(_, row, _)| *row).collect();
+        rows.sort_unstable();
+        let starts = Ints::of_some(ctx.columns_at(&ColumnRef::Start, &rows)?)?;
+        let span_ids = ctx.columns_at(&ColumnRef::SpanId, &rows)?;
         let mut measured = self.measured.into_iter();
         let mut buckets: Vec<((u32, u32), Bucket)> = Vec::with_capacity(self.places.len());
         for ((place, count), exemplar) in self.places.into_iter().zip(self.counts).zip(self.exemplars) {
@@ -523,8 +569,8 @@ impl Tally {
                 Some((hash, row, value)) => Some(Box::new(Exemplar {
                     hash,
                     trace_id: ctx.trace_id(ctx.traces()?.ordinals[row as usize])?,
-                    span_id: SpanId(ctx.span_id(row)?),
-                    unix_nanos: starts.get(row).cast_unsigned(),
+                    span_id: crate::engine::search::span_id(&span_ids, row),
+                    unix_nanos: starts.get_some(row).cast_unsigned(),
                     value,
                 })),
             };

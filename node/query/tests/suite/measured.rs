@@ -49,7 +49,8 @@ fn execute(query: &Query, request: MetricsRequest, chunks: &[Vec<Span>]) -> Seri
         let chunk = make(spans.clone());
         let has_split = spans.iter().any(|span| split.contains(&trace_id(span.trace)));
         if plan.may_match(&chunk, has_split) {
-            let found = metrics_chunk(&plan, &chunk, has_split.then_some(&elsewhere), &budget).unwrap();
+            let elsewhere = has_split.then_some(&elsewhere);
+            let found = metrics_chunk(&plan, &chunk, elsewhere, Some(&partial), &budget).unwrap();
             assert!(plan.needs_whole_trace() || found.split.is_empty());
             partial.merge(found.partial, usize::MAX);
             joins.extend(found.split.iter().map(|candidate| candidate.trace_id));
@@ -63,7 +64,7 @@ fn execute(query: &Query, request: MetricsRequest, chunks: &[Vec<Span>]) -> Seri
             .filter(|span| trace_id(span.trace) == id && once.insert((span.trace, span.id)))
             .cloned()
             .collect();
-        let found = metrics_chunk(&plan, &MemoryChunk::arrival(whole), None, &budget).unwrap();
+        let found = metrics_chunk(&plan, &MemoryChunk::arrival(whole), None, None, &budget).unwrap();
         partial.merge(found.partial, usize::MAX);
     }
     partial.finish(&plan).unwrap()
@@ -179,7 +180,7 @@ fn too_many_series_leave_the_smallest_labels_in_any_order() {
     let budget = Budget::default();
     let part = |n: u8| {
         let spans = read_spans(&format!("{n}.1 1000+1 a span.n={n}"));
-        metrics_chunk(&plan, &MemoryChunk::arrival(spans), None, &budget)
+        metrics_chunk(&plan, &MemoryChunk::arrival(spans), None, None, &budget)
             .unwrap()
             .partial
     };

@@ -231,7 +231,7 @@ fn speed() {
     ] {
         let plan = MetricsPlan::new(&query::parse(text).unwrap(), MetricsRequest { intervals, exemplars }).unwrap();
         let (nanos, found) = nanos_per_span(|| {
-            let found = metrics_chunk(&plan, &block, None, &Budget::default()).unwrap();
+            let found = metrics_chunk(&plan, &block, None, None, &Budget::default()).unwrap();
             found.partial.legs[0].groups.len()
         });
         println!("{nanos:8.2} ns/span {found:6} series  {text} exemplars={exemplars}");

@@ -38,8 +38,8 @@ struct Trees {
     parent_distance: Vec<u32>,
 }
 
-/// Of a column of which fewer pages are wanted than this part of all, only those are decoded.
-const FEW_PAGES: u32 = 2;
+/// Of a column of which no more pages are wanted than one part in so many, only those are decoded; else all, and kept.
+const FEW_PAGES: usize = 2;
 
 /// How a chunk gets at its bytes.
 #[derive(Debug, Clone)]
@@ -200,7 +200,40 @@ impl RowGroupChunk {
         }
     }
 
+    /// Whether no event or link here has an attribute of this key, by what was seen before.
+    fn lacks_nested(&self, scope: Scope, key: &Arc<str>) -> bool {
+        let known = self.block.nested_keys(self.group, scope);
+        known.is_some_and(|keys| !keys.contains(key))
+    }
+
+    /// Keys of events' or links' attributes; remembered, because everything of theirs has to be read for it.
+    fn nested_keys(&self, scope: Scope) -> query::Result<Vec<Arc<str>>> {
+        if let Some(known) = self.block.nested_keys(self.group, scope) {
+            return Ok(known.to_vec());
+        }
+        let (field, nested) = match scope {
+            Scope::Event => (Field::Events, Nested::Events),
+            _ => (Field::Links, Nested::Links),
+        };
+        let messages = self.fetch_fields(&[field], |row_group| row_group.column(field.ordinal()))?;
+        let plain = plain_bytes(&messages.values);
+        let rows: Vec<u32> = (0..plain.0.len().saturating_sub(1) as u32).collect();
+        let raw = RawRows {
+            rows: &rows,
+            offsets: &plain.0,
+            bytes: &plain.1,
+        };
+        let keys = nested::nested_keys(raw, nested).map_err(|error| corrupt("events or links of a block", error))?;
+        self.block.know_nested_keys(self.group, scope, &keys);
+        Ok(keys)
+    }
+
     fn read_nested(&self, column: &ColumnRef) -> query::Result<Vec<Column>> {
+        if let ColumnRef::Attribute(scope @ (Scope::Event | Scope::Link), key) = column
+            && !self.nested_keys(*scope)?.contains(key)
+        {
+            return Ok(Vec::new());
+        }
         let is_event = matches!(
             column,
             ColumnRef::EventName | ColumnRef::EventTimeSinceStart | ColumnRef::Attribute(Scope::Event, _)
@@ -284,12 +317,13 @@ impl RowGroupChunk {
 
     /// The pages of a column that hold `rows`, where that is worth while and the column has pages of its own.
     fn read_at(&self, column: &ColumnRef, rows: &[u32]) -> query::Result<Option<Vec<Column>>> {
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
-            return Ok(None);
-        };
-        let pages = last / block::PAGE_ROWS - first / block::PAGE_ROWS + 1;
-        let all = (self.row_count() as u32).div_ceil(block::PAGE_ROWS);
-        if pages * FEW_PAGES > all {
+        if rows.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let pages = rows
+            .chunk_by(|a, b| a / block::PAGE_ROWS == b / block::PAGE_ROWS)
+            .count();
+        if pages * FEW_PAGES > self.row_count().div_ceil(block::PAGE_ROWS as usize) {
             return Ok(None);
         }
         let fields: &[Field] = match column {
@@ -388,6 +422,14 @@ impl Chunk for RowGroupChunk {
         })
     }
 
+    fn start_range(&self) -> TimeRange {
+        let fence = self.block.index().fences().get(self.group);
+        fence.map_or(TimeRange::ALWAYS, |fence| TimeRange {
+            start_unix_nanos: fence.min_start,
+            end_unix_nanos: fence.max_start,
+        })
+    }
+
     fn traces(&self) -> query::Result<TraceRows<'_>> {
         let traces = self.loaded_traces()?;
         Ok(TraceRows {
@@ -442,6 +484,12 @@ impl Chunk for RowGroupChunk {
     fn may_contain(&self, column: &ColumnRef, value: &Static) -> bool {
         let (index, filters) = (self.block.index(), self.block.filters());
         match (column, value) {
+            (ColumnRef::Attribute(scope @ (Scope::Event | Scope::Link), key), _) => !self.lacks_nested(*scope, key),
+            (ColumnRef::Attribute(Scope::Span, key), _)
+                if RowGroup::attribute_columns(index, self.group, key.as_bytes()).is_empty() =>
+            {
+                false
+            }
             (ColumnRef::TraceId, Static::Str(text)) => TraceId::parse_hex(text).is_none_or(|trace| {
                 index.groups_of_trace(&trace).contains(&self.group) && filters.may_contain_trace(&trace)
             }),
@@ -494,22 +542,7 @@ impl Chunk for RowGroupChunk {
                 let blobs = (0..view.len()).map(|id| view.get(id));
                 nested::owner_keys(blobs, number).map_err(|error| corrupt("owners of a block", error))
             }
-            Scope::Event | Scope::Link => {
-                let (field, nested) = if scope == Scope::Event {
-                    (Field::Events, Nested::Events)
-                } else {
-                    (Field::Links, Nested::Links)
-                };
-                let messages = self.fetch_fields(&[field], |row_group| row_group.column(field.ordinal()))?;
-                let plain = plain_bytes(&messages.values);
-                let rows: Vec<u32> = (0..plain.0.len().saturating_sub(1) as u32).collect();
-                let raw = RawRows {
-                    rows: &rows,
-                    offsets: &plain.0,
-                    bytes: &plain.1,
-                };
-                nested::nested_keys(raw, nested).map_err(|error| corrupt("events or links of a block", error))
-            }
+            Scope::Event | Scope::Link => self.nested_keys(scope),
         }
     }
 }
