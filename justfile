@@ -19,6 +19,10 @@ test CRATE:
 crds:
     cargo run -p vivace-crds --bin crdgen -- crds/yaml charts/vivace/files/crds
 
+# the operator's single-file install, from the chart
+install-yaml:
+    (printf '# Everything the chart installs with its defaults, for: kubectl apply --server-side -f install.yaml\n# Made by: just install-yaml\n---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: tracing-system\n'; helm template vivace-operator charts/vivace -n tracing-system --kube-version 1.36.0) > charts/vivace/install.yaml
+
 # a node on this machine
 up *ARGS:
     cargo run --release --bin vivace -- standalone {{ARGS}}

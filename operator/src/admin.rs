@@ -6,6 +6,9 @@
 //! comes late finds nothing to do harm to; a node refuses what would lose data. Not here: when which command is given (the
 //! plan).
 
+pub mod http;
+pub mod standalone;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -378,4 +381,25 @@ pub fn trust_hash(pem: &str) -> String {
 
 fn hash(bytes: &[u8]) -> String {
     format!("{:016x}", twox_hash::XxHash3_64::oneshot(bytes))
+}
+
+/// A node that says how loaded it is and nothing else.
+#[cfg(test)]
+pub(crate) fn standalone_like(signals: Signals) -> NodeStatus {
+    NodeStatus {
+        version: String::new(),
+        incarnation: String::new(),
+        cluster_id: None,
+        raft_id: None,
+        ready: true,
+        drain: Drain::None,
+        formats: 0,
+        marker: Marker::Unknown,
+        storage: StorageView::Unknown,
+        view: None,
+        signals: Some(signals),
+        limits: None,
+        trust: None,
+        certificate: None,
+    }
 }

@@ -6,13 +6,25 @@
 //! **Always holds:** every disruption happens under the one lock in the status, which is written before anything is done;
 //! nothing is ever concluded from a pod that was not seen.
 
+pub mod act;
 pub mod admin;
+pub mod apply;
+pub mod authority;
+pub mod autoscale;
 pub mod certificates;
+pub mod controller;
+pub mod deletion;
+pub mod events;
+pub mod grafana_api;
+pub mod leader;
 pub mod names;
 pub mod objects;
+pub mod observe;
 pub mod observed;
 pub mod plan;
+pub mod plugin;
 pub mod quantity;
 pub mod status;
+pub mod tenant_status;
 pub mod tenants;
 pub mod validate;

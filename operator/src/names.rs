@@ -29,6 +29,9 @@ pub const PART_OF: &str = "app.kubernetes.io/part-of";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const VERSION: &str = "app.kubernetes.io/version";
 
+/// Selects what we made.
+pub const MANAGED_BY_US: &str = "app.kubernetes.io/managed-by=tracing-operator";
+
 /// Our labels.
 pub const CLUSTER: &str = "tracing.vivace.dev/cluster";
 pub const ZONE: &str = "tracing.vivace.dev/zone";

@@ -32,6 +32,7 @@ use crate::names;
 use crate::validate::Cluster;
 
 pub use overlay::Ignored;
+pub(crate) use policy::dns_names;
 
 /// Kinds that not every Kubernetes serves, as group/version/Kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -163,6 +163,8 @@ pub struct ObservedPod {
     /// A person marked it with the annotation "retire".
     pub is_retire_wanted: bool,
     pub ip: Option<String>,
+    /// What its container said when it last ended badly, or why it cannot start.
+    pub last_words: Option<String>,
 }
 
 /// A volume claim.

@@ -146,6 +146,11 @@ const SOON: Duration = Duration::from_secs(5);
 /// Nothing happens; watches tell of changes, this is for what they cannot see.
 const RARELY: Duration = Duration::from_secs(300);
 
+/// The pod with the newest log, while there is no majority: for the annotation that asks to go on from it.
+pub fn recovery_suggestion(sight: &Sight<'_>) -> Option<String> {
+    recover::suggestion(sight).map(|(pod, _)| pod.to_owned())
+}
+
 /// What to do next.
 pub fn decide(cluster: &Cluster, observed: &Observed, hashes: &Hashes) -> Decision {
     let sight = Sight::new(cluster, observed, hashes);

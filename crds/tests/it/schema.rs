@@ -168,3 +168,27 @@ fn paths_lead_somewhere() {
         }
     }
 }
+
+#[test]
+fn every_example_is_taken() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/vivace/examples");
+    let doors: Vec<(String, Door)> = definitions()
+        .iter()
+        .map(|definition| (definition.spec.names.kind.clone(), Door::of(definition)))
+        .collect();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        for document in std::fs::read_to_string(&path).unwrap().split("\n---\n") {
+            let object: Value = serde_saphyr::from_str(document).unwrap();
+            let Some((_, door)) = doors.iter().find(|(kind, _)| object["kind"] == **kind) else {
+                continue;
+            };
+            if let Err(reason) = door.admit(object, None) {
+                panic!("{}: {reason:?}", path.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen}");
+}

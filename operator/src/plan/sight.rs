@@ -168,7 +168,7 @@ impl<'a> Sight<'a> {
     }
 
     /// Whether nothing is on its way: every pod is ready and current and every node a member.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.slots.iter().all(|slot| {
             let is_ready = self
                 .pod(&slot.pod)

@@ -280,6 +280,7 @@ impl World {
                 is_volume_lost,
                 is_retire_wanted: false,
                 ip: None,
+                last_words: None,
             };
             (name.clone(), seen)
         });
