@@ -39,16 +39,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use block::StoreReader;
+use block::{RangeReader, StoreReader};
 use consensus::ring::{Body, HashRange, NodeRecord, NodeState, RingMachine, RingView, ShardRecord};
 use consensus::{GroupId, Groups, GroupsOptions, NoPeers};
 use futures::future::BoxFuture;
 use model::{BlockId, Clock, Generation, NodeId, ShardId};
 use object_store::ObjectStore;
-use settings::ByteSize;
+use settings::{ByteSize, NodeSettings};
 use shard::blocks::Blocks;
 use shard::catalog::GroupKey;
 use shard::column_cache::ColumnCache;
+use shard::disk_cache::DiskCache;
 use shard::flush::Flusher;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::{Shard, ShardOptions};
@@ -140,8 +141,11 @@ impl Node {
             Arc::new(StoreReader::new(for_reads)),
             Arc::clone(&common.clock),
         ));
+        let on_disk = disk_cache(&settings, Arc::clone(&reads) as _)?;
         let columns = Arc::new(ColumnCache::new(
-            Arc::clone(&reads) as _,
+            on_disk
+                .clone()
+                .map_or_else(|| Arc::clone(&reads) as _, |cache| cache as _),
             columns_budget(settings.memory.column_cache),
         ));
         let blocks = Arc::new(Blocks::new(
@@ -213,6 +217,7 @@ impl Node {
                 blocks: Arc::clone(&blocks),
                 reads,
                 columns,
+                on_disk,
                 wal: wal.clone(),
                 housekeeping: Arc::clone(&counted),
             }));
@@ -399,6 +404,20 @@ fn columns_budget(asked: Option<ByteSize>) -> u64 {
         Some(asked) => asked.bytes(),
         None => (memory_limit() / 8).clamp(COLUMNS_MIN, COLUMNS_MAX),
     }
+}
+
+/// A cache on this node's disk, where the store is somewhere else.
+fn disk_cache(settings: &NodeSettings, reads: Arc<dyn RangeReader>) -> anyhow::Result<Option<Arc<DiskCache>>> {
+    let capacity = settings.storage.read_cache_bytes();
+    let dir = settings.node.data_dir.join("cache");
+    if capacity == 0 {
+        return Ok(None);
+    }
+    let disk = dir.clone();
+    let free = Arc::new(move || RealVfs.free_bytes(&disk));
+    let cache = DiskCache::open(reads, &dir, capacity, free);
+    let cache = cache.with_context(|| format!("cannot open the cache in {}", dir.display()))?;
+    Ok(Some(Arc::new(cache)))
 }
 
 /// Bytes this process may use: the cgroup's limit, or all memory of the machine.

@@ -38,6 +38,10 @@ section! {
         retry_budget: Period = Period::minutes(1),
         /// Write, read and delete one small object before the node says it is ready.
         probe: bool = true,
+        /// What the node keeps of blocks on its own disk, in `cache` of the data directory; `0B` for nothing. Absent: 2 GiB,
+        /// or nothing where the store is a folder of this machine.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        read_cache: Option<ByteSize> = None,
         /// A folder on this machine; only with type Filesystem.
         #[serde(skip_serializing_if = "Option::is_none")]
         filesystem: Option<FilesystemSettings> = None,
@@ -117,6 +121,15 @@ section! {
 pub const UPLOAD_PART: ByteSize = ByteSize::mib(8);
 
 impl StorageSettings {
+    /// Bytes of disk for what is read from the store; 0 for no cache.
+    pub fn read_cache_bytes(&self) -> u64 {
+        match (self.read_cache, self.r#type) {
+            (Some(asked), _) => asked.bytes(),
+            (None, StorageType::Filesystem) => 0,
+            (None, _) => ByteSize::gib(2).bytes(),
+        }
+    }
+
     /// The secret files named here, with the path of the field that names them.
     pub fn secret_files(&self) -> Vec<(&'static str, &PathBuf)> {
         let s3 = self.s3.iter().flat_map(|s3| {

@@ -13,6 +13,7 @@ pub mod command;
 pub mod compaction;
 pub mod crew;
 pub mod dedup;
+pub mod disk_cache;
 pub mod error;
 pub mod flush;
 #[doc(hidden)]

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use shard::blocks::Blocks;
 use shard::column_cache::ColumnCache;
+use shard::disk_cache::DiskCache;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::Shard;
 use shard::port::CatalogPort;
@@ -22,6 +23,8 @@ pub(super) struct Gauges {
     pub(super) blocks: Arc<Blocks>,
     pub(super) reads: Arc<WatchedReader>,
     pub(super) columns: Arc<ColumnCache>,
+    /// None where the store is on this node's disk.
+    pub(super) on_disk: Option<Arc<DiskCache>>,
     pub(super) wal: Wal,
     pub(super) housekeeping: Arc<HousekeepingMetrics>,
 }
@@ -85,6 +88,11 @@ impl Collector for Gauges {
                 "column_cache_bytes",
                 "Columns of blocks in memory",
                 self.columns.kept_bytes(),
+            ),
+            (
+                "read_cache_bytes",
+                "Parts of blocks on this node's disk",
+                self.on_disk.as_ref().map_or(0, |cache| cache.kept_bytes()),
             ),
             ("wal_used_bytes", "Bytes of the log that are in use", usage.used),
             ("wal_quota_bytes", "Bytes the log may use", usage.quota),
@@ -204,6 +212,16 @@ impl Collector for Gauges {
                 "column_cache_misses",
                 "Ranges of blocks that were not",
                 self.columns.misses(),
+            ),
+            (
+                "read_cache_hits",
+                "Ranges of blocks that were on this node's disk",
+                self.on_disk.as_ref().map_or(0, |cache| cache.hits()),
+            ),
+            (
+                "read_cache_misses",
+                "Ranges of blocks that had to be fetched from the store",
+                self.on_disk.as_ref().map_or(0, |cache| cache.misses()),
             ),
             (
                 "block_reads_again",

@@ -149,14 +149,14 @@ async fn a_trace_asked_for_by_id_is_looked_up_and_not_searched_for() {
 async fn a_limit_ends_the_question_and_says_which() {
     let world = busy().await;
     let snapshot = world.snapshot().await;
-    let plan = query::parse("{ name != \"x\" }").unwrap();
-    let plan = Arc::new(query::SearchPlan::new(&plan, request(20)).unwrap());
-    for (limits, name) in [
+    let exploding = "({ } >> { }) ~ (({ } !> { }) &~ ({ } << { })) && ({ } !~ ({ } &>> { }))";
+    for (limits, text, name) in [
         (
             Limits {
                 bytes_max: 1,
                 ..Limits::default()
             },
+            "{ name != \"x\" }",
             "query_bytes_max",
         ),
         (
@@ -164,6 +164,7 @@ async fn a_limit_ends_the_question_and_says_which() {
                 memory_max: 1,
                 ..Limits::default()
             },
+            "{ name != \"x\" }",
             "query_memory_max",
         ),
         (
@@ -171,9 +172,20 @@ async fn a_limit_ends_the_question_and_says_which() {
                 spans_max: 1,
                 ..Limits::default()
             },
+            "{ name != \"x\" }",
             "query_spans_max",
         ),
+        (
+            Limits {
+                join_steps_max: 1,
+                ..Limits::default()
+            },
+            exploding,
+            "join_steps",
+        ),
     ] {
+        let plan = query::parse(text).unwrap();
+        let plan = Arc::new(query::SearchPlan::new(&plan, request(20)).unwrap());
         let means = world.means(Budget::new(limits));
         let error = shard::search::search(&snapshot, &plan, &means, None).await.unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
