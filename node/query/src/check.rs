@@ -11,6 +11,7 @@ use crate::ast::{
 };
 use crate::error::{Error, Result};
 use crate::field::{Field, Name, Type};
+use crate::lex::{Token, lex, position};
 use crate::limits;
 use crate::value::{CompareOp, Static};
 use model::Scope;
@@ -44,6 +45,29 @@ pub(crate) fn compile_regex(pattern: &str) -> Result<regex::Regex> {
             let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
             Error::invalid(format!("invalid regular expression {}: {reason}", Static::str(pattern)))
         })
+}
+
+/// Longer parts are not looked for: they may repeat themselves.
+const QUOTED_TOKENS_MAX: usize = 64;
+
+/// Says where the part stands that a refusal quotes at its end, if it stands in the query as it is printed.
+pub(crate) fn located(text: &str, error: Error) -> Error {
+    let Error::Invalid { message } = error else {
+        return error;
+    };
+    let place = message.split_once(": ").and_then(|(_, quoted)| {
+        let (tokens, quoted) = (lex(text).ok()?, lex(quoted).ok()?);
+        // The last one is the end.
+        let (_, wanted) = quoted.split_last().filter(|(_, wanted)| !wanted.is_empty())?;
+        let stands = |tokens: &[Token<'_>]| tokens.iter().zip(wanted).all(|(token, wanted)| token.tok == wanted.tok);
+        let mut places = tokens.windows(wanted.len().min(QUOTED_TOKENS_MAX + 1));
+        let at = places.position(|tokens| wanted.len() <= QUOTED_TOKENS_MAX && stands(tokens))?;
+        Some(position(text, tokens.get(at)?.start))
+    });
+    match place {
+        Some((line, col)) => Error::invalid(format!("{message} (line {line}, col {col})")),
+        None => Error::Invalid { message },
+    }
 }
 
 fn refuse<T>(message: impl Into<String>) -> Result<T> {

@@ -80,7 +80,7 @@ use model::TraceId;
 /// ```
 pub fn parse(text: &str) -> Result<ast::Query> {
     let query = parse::parse_query(text)?;
-    check::check_query(&query)?;
+    check::check_query(&query).map_err(|error| check::located(text, error))?;
     Ok(query)
 }
 

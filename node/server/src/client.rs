@@ -89,7 +89,13 @@ enum Explained {
 
 impl Ask {
     fn of(words: &[String], instant: bool) -> anyhow::Result<Self> {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+        // In quotes it is one word, and means the same.
+        if let [only] = words.as_slice()
+            && let Some((word @ ("explain" | "tags" | "values"), rest)) = only.trim().split_once(' ')
+        {
+            words = vec![word, rest.trim()];
+        }
         match words.as_slice() {
             ["explain", query @ ..] if !query.is_empty() => {
                 let query = query.join(" ");
@@ -301,6 +307,11 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         Some(source) => root_cause(source),
         None => error.to_string(),
     }
+}
+
+/// `1 span`, `2 spans`.
+fn counted(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// What is printed on.

@@ -19,7 +19,14 @@ fn main() -> anyhow::Result<()> {
             println!("vivace {} ({})", server::VERSION, server::REVISION);
             Ok(())
         }
-        Command::Query(args) => runtime()?.block_on(server::client::command(args, &mut std::io::stdout())),
+        Command::Query(args) => {
+            if let Err(error) = runtime()?.block_on(server::client::command(args, &mut std::io::stdout())) {
+                // What the node said, without where we were when it said so.
+                eprintln!("{error:#}");
+                std::process::exit(1);
+            }
+            Ok(())
+        }
         Command::Load(args) => runtime()?.block_on(server::load::command(args)),
         Command::Standalone(args) => {
             let settings = match args.settings() {

@@ -8,7 +8,7 @@ use wire::tempopb::common::v1::{AnyValue, KeyValue};
 use wire::tempopb::{SearchResponse, SearchTagValuesV2Response, SearchTagsV2Response, Span};
 
 use super::tree::{clip, fit, width};
-use super::{Screen, time};
+use super::{Screen, counted, time};
 
 /// Columns of one cell at most, but for the last.
 const CELL_MAX: usize = 36;
@@ -54,7 +54,10 @@ pub(super) fn print_search(found: &SearchResponse, screen: Screen) -> String {
         rows.push(vec![
             trace.trace_id.clone(),
             time::instant(trace.start_time_unix_nano),
-            time::duration(u64::from(trace.duration_ms) * 1_000_000),
+            match trace.duration_ms {
+                0 => "<1ms".to_owned(),
+                millis => time::duration(u64::from(millis) * 1_000_000),
+            },
             matched.to_string(),
             trace.root_service_name.clone(),
             trace.root_trace_name.clone(),
@@ -77,8 +80,8 @@ pub(super) fn print_search(found: &SearchResponse, screen: Screen) -> String {
     if let Some(metrics) = &found.metrics {
         let _ = writeln!(
             out,
-            "\n{} traces; looked at {} spans in {} of {} jobs, {} bytes read",
-            found.traces.len(),
+            "\n{}; looked at {} spans in {} of {} jobs, {} bytes read",
+            counted(found.traces.len(), "trace"),
             metrics.inspected_spans,
             metrics.completed_jobs,
             metrics.total_jobs,

@@ -62,6 +62,8 @@ fn words_become_requests() {
             "/api/v2/search/tag/span.http.route%2Fx%20y/values?limit=20&since=1h",
         ),
         ("explain|{ }", "/api/search?q={ }&limit=20&spss=3&since=1h&explain=true"),
+        ("explain { }", "/api/search?q={ }&limit=20&spss=3&since=1h&explain=true"),
+        ("tags resource", "/api/v2/search/tags?scope=resource&limit=20&since=1h"),
         ("values", "usage: explain QUERY, tags [SCOPE] or values TAG"),
         ("explain", "usage: explain QUERY, tags [SCOPE] or values TAG"),
     ] {
@@ -233,7 +235,7 @@ TRACE               START                     DURATION  SPANS  SERVICE  NAME
   by(name)=POST                                         7
   0000000000000003  2023-11-14T22:13:20.150Z  200ms            POST     status=error
 
-1 traces; looked at 9 spans in 2 of 2 jobs, 100 bytes read
+1 trace; looked at 9 spans in 2 of 2 jobs, 100 bytes read
 ";
     assert_eq!(table::print_search(&found, PLAIN), expected);
     assert_eq!(table::print_search(&Default::default(), PLAIN), "nothing found\n");

@@ -9,7 +9,7 @@ use wire::tempopb::Trace;
 use wire::tempopb::common::v1::any_value::Value;
 use wire::tempopb::trace::v1::{ResourceSpans, Span};
 
-use super::{Screen, time};
+use super::{Screen, counted, time};
 
 /// Columns of the timeline bar, at least and at most.
 const BAR_MIN: usize = 20;
@@ -52,9 +52,9 @@ pub(super) fn print(trace: &Trace, screen: Screen) -> String {
         span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect()
     });
     let mut out = format!(
-        "trace {id}  {} spans  {} services  {}  {}\n\n",
-        spans.len(),
-        services.len(),
+        "trace {id}  {}  {}  {}  {}\n\n",
+        counted(spans.len(), "span"),
+        counted(services.len(), "service"),
         time::duration(end - start),
         time::instant(start)
     );
