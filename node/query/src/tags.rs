@@ -209,41 +209,51 @@ pub struct TagValue {
 /// Values of one field.
 ///
 /// What is added waits unsorted until there is about as much of it as there is sorted. Once the collection is full, the
-/// first value that found no room is a ceiling: what is not below it is dropped after one comparison.
+/// first value that found no room is a ceiling: what is not below it is dropped after one comparison. Texts lie end to
+/// end in one buffer: there may be tens of thousands, which come and go.
 #[derive(Clone, Debug, Default)]
 pub struct TagValues {
+    texts: Vec<u8>,
     /// Ascending, each once.
     sorted: Vec<Entry>,
-    /// Bytes of text in it.
-    bytes: usize,
     waiting: Vec<Entry>,
-    /// Bytes of text in it.
-    waiting_bytes: usize,
     limit: usize,
     is_cut: bool,
     /// The smallest value that found no room.
-    ceiling: Option<Entry>,
+    ceiling: Option<(u8, Box<[u8]>)>,
 }
 
-/// A value whose order mostly shows in one number.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A value whose order mostly shows in two numbers.
+#[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// Types, by name.
-    kind: u8,
     /// The first bytes of the text.
     prefix: u64,
-    value: TagValue,
+    /// Where the text lies.
+    at: u32,
+    len: u32,
+    /// Place of the type among [`KINDS`].
+    kind: u8,
 }
 
-impl From<TagValue> for Entry {
-    fn from(value: TagValue) -> Entry {
-        const KINDS: [&str; 6] = ["bool", "duration", "float", "int", "keyword", "string"];
-        Entry {
-            kind: KINDS.partition_point(|kind| *kind < value.kind) as u8,
-            prefix: prefix(value.text.as_bytes()),
-            value,
-        }
+impl Entry {
+    fn text(self, texts: &[u8]) -> &[u8] {
+        let start = self.at as usize;
+        texts.get(start..start + self.len as usize).unwrap_or_default()
     }
+
+    fn order(self, other: Entry, texts: &[u8]) -> std::cmp::Ordering {
+        let first = (self.kind, self.prefix).cmp(&(other.kind, other.prefix));
+        first.then_with(|| self.text(texts).cmp(other.text(texts)))
+    }
+}
+
+/// The place of `string` in [`KINDS`].
+const STRING: u8 = 5;
+/// Types as Tempo names them, ascending.
+const KINDS: [&str; 6] = ["bool", "duration", "float", "int", "keyword", "string"];
+
+fn kind_number(kind: &str) -> u8 {
+    KINDS.partition_point(|known| *known < kind) as u8
 }
 
 /// The first eight bytes as a number that sorts as they do; zeros where there are fewer.
@@ -255,7 +265,7 @@ fn prefix(text: &[u8]) -> u64 {
 }
 
 /// Values that wait to be sorted: no fewer than so many, unless somebody asks.
-const SORTED_AT_ONCE: usize = 1024;
+const SORTED_AT_ONCE: usize = 4096;
 
 impl TagValues {
     /// Keeps at most `limit` values (0: any number) and at most [`limits::TAG_VALUES_BYTES_MAX`] of text.
@@ -267,9 +277,12 @@ impl TagValues {
     }
 
     /// The values, by type and text.
-    pub fn values(&mut self) -> impl Iterator<Item = &TagValue> {
+    pub fn values(&mut self) -> impl Iterator<Item = TagValue> {
         self.sort();
-        self.sorted.iter().map(|entry| &entry.value)
+        self.sorted.iter().map(|entry| TagValue {
+            kind: KINDS.get(usize::from(entry.kind)).copied().unwrap_or_default(),
+            text: String::from_utf8_lossy(entry.text(&self.texts)).into_owned(),
+        })
     }
 
     /// Whether there were more.
@@ -280,13 +293,27 @@ impl TagValues {
 
     /// Adds a value.
     pub fn add(&mut self, value: TagValue) {
-        if self.has_no_room(value.kind, value.text.as_bytes()) {
+        self.add_text(kind_number(value.kind), value.text.as_bytes());
+    }
+
+    fn add_text(&mut self, kind: u8, text: &[u8]) {
+        let ceiling = self.ceiling.as_ref();
+        if ceiling.is_some_and(|(known, highest)| (kind, text) >= (*known, highest)) {
             return;
         }
-        self.waiting_bytes += value.text.len();
-        self.waiting.push(Entry::from(value));
+        let (Ok(at), Ok(len)) = (u32::try_from(self.texts.len()), u32::try_from(text.len())) else {
+            return self.is_cut = true;
+        };
+        self.texts.extend_from_slice(text);
+        self.waiting.push(Entry {
+            prefix: prefix(text),
+            at,
+            len,
+            kind,
+        });
+        // What was cut away or known already lies about until then.
         if self.waiting.len() > self.sorted.len().max(SORTED_AT_ONCE)
-            || self.waiting_bytes > limits::TAG_VALUES_BYTES_MAX
+            || self.texts.len() > 4 * limits::TAG_VALUES_BYTES_MAX
         {
             self.sort();
         }
@@ -296,18 +323,10 @@ impl TagValues {
     pub fn merge(&mut self, mut other: TagValues) {
         other.sort();
         self.is_cut |= other.is_cut;
-        self.waiting_bytes += other.bytes;
-        self.waiting.append(&mut other.sorted);
+        for entry in &other.sorted {
+            self.add_text(entry.kind, entry.text(&other.texts));
+        }
         self.sort();
-    }
-
-    /// Whether everything below the value fills the collection already.
-    fn has_no_room(&self, kind: &str, text: &[u8]) -> bool {
-        let ceiling = self.ceiling.as_ref();
-        ceiling.is_some_and(|ceiling| {
-            let known = (ceiling.value.kind, ceiling.prefix, ceiling.value.text.as_bytes());
-            (kind, prefix(text), text) >= known
-        })
     }
 
     /// Sorts what waits into the rest, and cuts.
@@ -315,26 +334,51 @@ impl TagValues {
         if self.waiting.is_empty() {
             return;
         }
-        self.sorted.append(&mut self.waiting);
-        // Finds the run that is sorted already.
-        self.sorted.sort();
-        self.sorted.dedup();
-        self.waiting_bytes = 0;
-        self.bytes = 0;
-        let mut kept = 0;
-        for entry in &self.sorted {
-            let bytes = self.bytes + entry.value.text.len();
-            if bytes > limits::TAG_VALUES_BYTES_MAX || (self.limit > 0 && kept >= self.limit) {
+        let texts = &self.texts;
+        self.waiting.sort_unstable_by(|a, b| a.order(*b, texts));
+        let mut kept: Vec<Entry> = Vec::with_capacity(self.sorted.len() + self.waiting.len());
+        let mut bytes = 0;
+        let (mut old, mut new) = (self.sorted.iter().peekable(), self.waiting.iter().peekable());
+        loop {
+            let entry = match (old.peek(), new.peek()) {
+                (Some(a), Some(b)) if a.order(**b, texts).is_le() => old.next(),
+                (_, Some(_)) => new.next(),
+                (_, None) => old.next(),
+            };
+            let Some(entry) = entry else { break };
+            if kept.last().is_some_and(|last| last.order(*entry, texts).is_eq()) {
+                continue;
+            }
+            bytes += entry.len as usize;
+            if bytes > limits::TAG_VALUES_BYTES_MAX || (self.limit > 0 && kept.len() >= self.limit) {
+                self.ceiling = Some((entry.kind, entry.text(texts).into()));
+                self.is_cut = true;
                 break;
             }
-            self.bytes = bytes;
-            kept += 1;
+            kept.push(*entry);
         }
-        if kept < self.sorted.len() {
-            self.sorted.truncate(kept + 1);
-            self.ceiling = self.sorted.pop();
-            self.is_cut = true;
+        self.sorted = kept;
+        self.waiting.clear();
+        if self.texts.len() > 2 * limits::TAG_VALUES_BYTES_MAX {
+            self.tidy();
         }
+    }
+
+    /// Leaves out the texts of values that are not kept.
+    fn tidy(&mut self) {
+        let mut texts = Vec::with_capacity(2 * limits::TAG_VALUES_BYTES_MAX);
+        for entry in &mut self.sorted {
+            let text = entry.text(&self.texts);
+            // Fits: it lies in a buffer whose length does.
+            entry.at = texts.len() as u32;
+            texts.extend_from_slice(text);
+        }
+        self.texts = texts;
+    }
+
+    /// Adds a text as a column has it.
+    fn add_bytes(&mut self, text: &[u8]) {
+        self.add_text(STRING, text);
     }
 
     fn add_static(&mut self, value: &Static) {
@@ -474,8 +518,8 @@ fn collect_columns(
                 Values::Int(values) if !seen_ints.insert(values[at]) => {}
                 Values::Bytes { offsets, bytes } => {
                     let text = slice_at(offsets, bytes, at);
-                    if !text.is_empty() && !into.has_no_room("string", text) {
-                        into.add_static(&value_at(&view.values, at, meaning));
+                    if !text.is_empty() {
+                        into.add_bytes(text);
                     }
                 }
                 values => into.add_static(&value_at(&values, at, meaning)),
@@ -483,9 +527,11 @@ fn collect_columns(
         }
         if let Values::Dict { dict, .. } = view.values {
             for (id, _) in used_ids.iter().enumerate().filter(|(_, used)| **used) {
-                if let DictView::Bytes { offsets, bytes } = &dict
-                    && into.has_no_room("string", slice_at(offsets, bytes, id))
-                {
+                if let DictView::Bytes { offsets, bytes } = &dict {
+                    let text = slice_at(offsets, bytes, id);
+                    if !text.is_empty() {
+                        into.add_bytes(text);
+                    }
                     continue;
                 }
                 into.add_static(&crate::engine::physical::dict_value(&dict, id, meaning));

@@ -12,8 +12,8 @@ use model::{SpanId, TraceId, Value};
 
 use super::attributes::compare_rows;
 use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, Measured, MetricsPartial, Power, seconds};
-use super::sketch::{CODE_OFFSET, Sketch, code};
-use super::weight::{Weights, mix};
+use super::sketch::{CODE_OFFSET, Sketch, code, code_of_nanos};
+use super::weight::{ONE, Weights, mix};
 use super::{Leg, MetricsPlan};
 use crate::ast::Function;
 use crate::budget::{BATCH, Budget};
@@ -310,7 +310,11 @@ fn measure(
                 let place = tally.place(group, index);
                 let nanos = duration_values[row as usize].max(0);
                 let number = nanos as f64 / 1e9;
-                tally.add(place, &Static::Duration(nanos), number, weights.of(row));
+                if tally.kind == Kind::Quantile {
+                    tally.add_code(place, code_of_nanos(nanos), number, weights.of(row));
+                } else {
+                    tally.add(place, &Static::Duration(nanos), number, weights.of(row));
+                }
                 shown = Some(number);
                 place
             }
@@ -351,30 +355,30 @@ impl<'c> Offers<'c> {
     }
 }
 
-/// Weights by place and bucket. The first places have a table each for the buckets of times between a nanosecond and
-/// months; everything else goes into a map.
+/// Weights by place and bucket. The first places have a table each that counts spans that stand for themselves in the
+/// buckets of times between a nanosecond and months; everything else goes into a map.
 #[derive(Default)]
 struct Codes {
-    tables: Vec<Option<Box<[u64; TABLE_CODES]>>>,
+    tables: Vec<Option<Box<[u32; TABLE_CODES]>>>,
     map: HashMap<u64, u64, BuildHasherDefault<Mix>>,
 }
 
 /// Buckets of a table, and the first of them.
 const TABLE_CODES: usize = 2048;
 const TABLE_FIRST: i32 = CODE_OFFSET - 1152;
-/// Places with a table: 1 MiB together.
+/// Places with a table: 512 KiB together.
 const TABLES_MAX: usize = 64;
 
 impl Codes {
     #[inline]
     fn add(&mut self, place: u32, code: i32, weight: u64) {
         let at = code.wrapping_sub(TABLE_FIRST) as usize;
-        if at < TABLE_CODES && (place as usize) < TABLES_MAX {
+        if at < TABLE_CODES && (place as usize) < TABLES_MAX && weight == ONE {
             if self.tables.len() <= place as usize {
                 self.tables.resize_with(place as usize + 1, || None);
             }
             let table = self.tables[place as usize].get_or_insert_with(|| Box::new([0; TABLE_CODES]));
-            table[at] += weight;
+            table[at] += 1;
         } else {
             let key = u64::from(place) << 32 | u64::from(code.cast_unsigned() ^ 1 << 31);
             *self.map.entry(key).or_default() += weight;
@@ -385,7 +389,7 @@ impl Codes {
     fn in_order(self) -> impl Iterator<Item = (u32, i32, u64)> {
         let tables = self.tables.into_iter().enumerate().flat_map(|(place, table)| {
             let weights = table.into_iter().flat_map(|table| table.into_iter().enumerate());
-            let of = move |(at, weight): (usize, u64)| (place as u32, TABLE_FIRST + at as i32, weight);
+            let of = move |(at, count): (usize, u32)| (place as u32, TABLE_FIRST + at as i32, u64::from(count) * ONE);
             weights.map(of).filter(|(_, _, weight)| *weight > 0)
         });
         let mut rest: Vec<(u64, u64)> = self.map.into_iter().collect();
@@ -471,8 +475,16 @@ impl Tally {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, group: u32, index: u32) -> usize {
+        match self.table.get(group as usize * self.intervals + index as usize) {
+            Some(slot) if *slot != NO_PLACE => *slot as usize,
+            _ => self.find_place(group, index),
+        }
+    }
+
+    #[inline(never)]
+    fn find_place(&mut self, group: u32, index: u32) -> usize {
         let slot = match self.table.get_mut(group as usize * self.intervals + index as usize) {
             Some(slot) => slot,
             None => self.map.entry((group, index)).or_insert(NO_PLACE),
@@ -494,10 +506,10 @@ impl Tally {
         self.counts[place] += weight;
         match self.kind {
             Kind::Quantile => {
-                self.measured[place].bound(number);
                 if let Some(code) = code(number) {
                     self.codes.add(place as u32, code, weight);
                 }
+                self.measured[place].bound(number);
             }
             Kind::Measure => self.measured[place].add(value, number, weight),
             Kind::Histogram => {
@@ -508,6 +520,14 @@ impl Tally {
             }
             Kind::Count => {}
         }
+    }
+
+    /// Counts a value for quantiles whose bucket is known.
+    #[inline]
+    fn add_code(&mut self, place: usize, code: i32, number: f64, weight: u64) {
+        self.counts[place] += weight;
+        self.measured[place].bound(number);
+        self.codes.add(place as u32, code, weight);
     }
 
     /// Keeps the trace with the smallest hash, and of its spans the one with the smallest id, which is only read of those.
@@ -723,10 +743,36 @@ fn is_simple(rows: usize, group: &Group<'_>) -> bool {
     })
 }
 
+/// The same for a column with a dictionary and a value in every row: each used entry is looked at once.
+fn code_dense(ids: &[u32], dict: &DictView<'_>, meaning: Meaning, codes: &mut [u32], coder: &mut Coder) {
+    let mut used = vec![false; dict.len()];
+    for id in ids {
+        if let Some(used) = used.get_mut(*id as usize) {
+            *used = true;
+        }
+    }
+    let code = |(id, used): (usize, &bool)| match used {
+        true => coder.code(dict_value(dict, id, meaning)),
+        false => NIL,
+    };
+    let by_id: Vec<u32> = used.iter().enumerate().map(code).collect();
+    for (code, id) in codes.iter_mut().zip(ids) {
+        if *code == NIL {
+            *code = by_id.get(*id as usize).copied().unwrap_or(NIL);
+        }
+    }
+}
+
 /// Fills in the codes of rows that have none yet.
 fn code_group(ctx: &Context<'_>, group: &Group<'_>, codes: &mut [u32], coder: &mut Coder) -> Result<()> {
     for column in group.columns.iter() {
         let view = column.view();
+        if let (Rows::All, Values::Dict { ids, dict }) = (view.rows, view.values)
+            && codes.len() == ids.len()
+        {
+            code_dense(ids, &dict, group.meaning, codes, coder);
+            continue;
+        }
         let mut by_id: Vec<Option<u32>> = match view.values {
             Values::Dict { dict, .. } => vec![None; dict.len()],
             _ => Vec::new(),

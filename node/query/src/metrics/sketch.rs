@@ -2,6 +2,8 @@
 //!
 //! Merging adds counts, so it loses nothing and knows no order. Values below [`SMALLEST`] in size count as zero.
 
+use std::sync::LazyLock;
+
 use super::weight::ONE;
 
 /// The answered quantile differs from the exact one by at most this part of it.
@@ -42,6 +44,51 @@ pub fn code(value: f64) -> Option<i32> {
     } else {
         -(CODE_OFFSET + bucket)
     })
+}
+
+/// Cells per doubling: narrower than a bucket, so that a cell meets one edge at most.
+const CELLS: usize = 128;
+/// Bits of a double below those that tell cells apart.
+const CELL_SHIFT: u32 = 52 - CELLS.ilog2();
+/// The cell of one nanosecond.
+const FIRST_CELL: usize = 1023 * CELLS;
+
+/// Per cell of durations, up to which nanosecond they are in the bucket of its first, and that bucket.
+static EDGES: LazyLock<Vec<(i64, i32)>> = LazyLock::new(|| {
+    let of = |nanos: i64| code(nanos as f64 / 1e9).unwrap_or_default();
+    let first_of = |cell: usize| f64::from_bits(((FIRST_CELL + cell) as u64) << CELL_SHIFT).ceil() as i64;
+    let edge = |cell: usize| {
+        let (first, mut beyond) = (first_of(cell), first_of(cell + 1));
+        let bucket = of(first);
+        if first >= beyond || of(beyond - 1) == bucket {
+            return (i64::MAX, bucket);
+        }
+        let mut last = first;
+        while beyond - last > 1 {
+            let middle = last + (beyond - last) / 2;
+            if of(middle) == bucket {
+                last = middle;
+            } else {
+                beyond = middle;
+            }
+        }
+        (last, bucket)
+    };
+    (0..63 * CELLS).map(edge).collect()
+});
+
+/// [`code`] of a duration, without a logarithm.
+#[inline]
+pub(crate) fn code_of_nanos(nanos: i64) -> i32 {
+    if nanos <= 0 {
+        return 0;
+    }
+    let cell = ((nanos as f64).to_bits() >> CELL_SHIFT) as usize - FIRST_CELL;
+    // The largest numbers round up to 2^63, the cell behind the last.
+    match EDGES.get(cell) {
+        Some((last, bucket)) => bucket + i32::from(nanos > *last),
+        None => code(nanos as f64 / 1e9).unwrap_or_default(),
+    }
 }
 
 /// The value that is nearest, in proportion, to everything in a bucket.
@@ -137,6 +184,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn durations_need_no_logarithm(bits in 0..63u32, fraction in any::<u64>()) {
+            let nanos = ((1u64 << bits) | (fraction & ((1 << bits) - 1))).cast_signed();
+            for nanos in [nanos, nanos - 1, nanos.saturating_add(1), -nanos, 1 << bits] {
+                prop_assert_eq!(Some(code_of_nanos(nanos)), code(nanos.max(0) as f64 / 1e9), "{}", nanos);
+            }
+        }
+
         #[test]
         fn quantiles_are_as_exact_as_promised(
             mut values in proptest::collection::vec(prop_oneof![-1e9..1e9f64, 1e-9..1e-3f64, Just(0.0)], 1..200),

@@ -36,7 +36,7 @@ fn values(wanted: &TagFilter, field: &str, chunks: &[Vec<Span>]) -> Vec<TagValue
         collect_tag_values(wanted, &field, &chunk, &mut part, &Budget::default()).unwrap();
         values.merge(part);
     }
-    values.values().cloned().collect()
+    values.values().collect()
 }
 
 /// Input: `names` or a field, and a query that may be unfinished.
@@ -96,7 +96,7 @@ fn collections_are_bounded_and_say_so() {
         .into_iter()
         .for_each(|text| values.add(value(text)));
     assert!(values.is_cut());
-    assert_eq!(values.values().cloned().collect::<Vec<_>>(), [value("a"), value("b")]);
+    assert_eq!(values.values().collect::<Vec<_>>(), [value("a"), value("b")]);
     let mut values = TagValues::new(0);
     let long = "x".repeat(query::limits::TAG_VALUES_BYTES_MAX - 1);
     values.add(value(&long));
@@ -104,7 +104,7 @@ fn collections_are_bounded_and_say_so() {
     assert!(!values.is_cut());
     values.add(value("b"));
     assert!(values.is_cut());
-    assert_eq!(values.values().cloned().collect::<Vec<_>>(), [value("a"), value("b")]);
+    assert_eq!(values.values().collect::<Vec<_>>(), [value("a"), value("b")]);
 }
 
 proptest! {
@@ -130,7 +130,7 @@ proptest! {
         expected.dedup();
         let kept = if limit == 0 { expected.len() } else { limit.min(expected.len()) };
         prop_assert_eq!(collected.is_cut(), kept < expected.len());
-        prop_assert!(collected.values().map(|value| &value.text).eq(&expected[..kept]));
+        prop_assert!(collected.values().map(|value| value.text).eq(expected[..kept].iter().cloned()));
     }
 
     /// Without conditions on whole traces, suggestions are exact.
@@ -162,6 +162,6 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(got, expected.values().cloned().collect::<Vec<_>>());
+        prop_assert_eq!(got, expected.values().collect::<Vec<_>>());
     }
 }

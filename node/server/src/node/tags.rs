@@ -160,7 +160,7 @@ fn spell_values(values: &mut TagValues, bytes_max: usize) -> ValuesAnswer {
             answer.is_cut = true;
             break;
         }
-        answer.values.push(typed(value));
+        answer.values.push(typed(&value));
     }
     answer
 }
