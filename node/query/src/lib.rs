@@ -61,6 +61,7 @@ pub mod source;
 pub mod tags;
 pub mod value;
 
+pub use engine::pipeline::Marks;
 pub use engine::search::{ChunkFinds, Inspected, SplitCandidate};
 pub use error::{Error, Kind, Result};
 pub use pick::{Levels, SpanPick, pick_spans};

@@ -12,6 +12,7 @@ use crate::answer::Place;
 use crate::ast::{
     Aggregate, ArithOp, Body, Expr, Flavour, Pipeline, Query, ScalarExpr, ScalarFilter, SpansetExpr, SpansetOp, Stage,
 };
+use crate::engine::pipeline::Marks;
 use crate::engine::row_expr::Program;
 use crate::error::{Error, Result};
 use crate::field::{Field, Name};
@@ -40,6 +41,13 @@ pub struct SearchPlan {
     /// Fields shown with each span, in order of mention.
     pub(crate) shown: Vec<Field>,
     text: String,
+}
+
+impl SearchPlan {
+    /// Whether a trace that lies in several chunks may be in the answer, by the marks of all its parts.
+    pub fn may_join(&self, marks: Marks) -> bool {
+        self.plan.may_join(marks)
+    }
 }
 
 /// A pipeline, compiled.

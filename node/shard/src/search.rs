@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use query::answer::{Place, TopTraces, TraceMatch};
 use query::budget::Budget;
 use query::source::Chunk;
-use query::{ChunkFinds, SearchPlan};
+use query::{ChunkFinds, Marks, SearchPlan};
 
 use crate::crew::{self, Looked, Means, Onlooker, Seen, Standing, Work};
 use crate::error::Result;
@@ -49,8 +49,8 @@ struct Search {
 
 struct Found {
     top: TopTraces,
-    /// Earliest start seen of each trace that must be brought together.
-    split: BTreeMap<TraceId, u64>,
+    /// Earliest start seen of each trace that may have to be brought together, and its marks.
+    split: BTreeMap<TraceId, (u64, Marks)>,
 }
 
 /// Searches a snapshot.
@@ -101,7 +101,8 @@ impl Search {
         let mut found = self.found.lock();
         let mut candidates: Vec<Place> = std::mem::take(&mut found.split)
             .into_iter()
-            .map(|(trace, start)| Place::new(start, trace))
+            .filter(|(_, (_, marks))| self.plan.may_join(*marks))
+            .map(|(trace, (start, _))| Place::new(start, trace))
             .collect();
         candidates.sort_unstable();
         let job = |places: &[Place]| Job::Whole {
@@ -118,8 +119,10 @@ impl Search {
             found.top.push(trace);
         }
         for candidate in finds.split {
-            let start = found.split.entry(candidate.trace_id).or_insert(u64::MAX);
+            let known = found.split.entry(candidate.trace_id);
+            let (start, marks) = known.or_insert((u64::MAX, Marks::default()));
             *start = (*start).min(candidate.start_unix_nanos);
+            marks.add(candidate.marks);
         }
         // From the finds of a chunk to the finds of the search; under the lock, so that nobody gives back what another
         // has yet to count.
@@ -132,7 +135,7 @@ impl Search {
     fn certain(&self, standing: Standing) -> SearchAnswer {
         let found = self.found.lock();
         // A trace that is still to be joined starts no later than the piece that was seen.
-        let joined_later = found.split.values().copied().max();
+        let joined_later = found.split.values().map(|(start, _)| *start).max();
         let horizon = standing.horizon.max(joined_later);
         let is_certain = |trace: &&TraceMatch| horizon.is_none_or(|horizon| trace.start_unix_nanos > horizon);
         SearchAnswer {

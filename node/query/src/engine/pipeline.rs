@@ -4,6 +4,7 @@
 //! The filters were evaluated for the whole chunk before; here they are one bit each.
 
 use std::cell::{Cell as StdCell, OnceCell};
+use std::collections::BTreeMap;
 
 use model::TraceId;
 
@@ -38,12 +39,60 @@ pub(crate) struct Run<'p, 'c> {
     join_steps: StdCell<u64>,
 }
 
+/// Which of the first step's filters keep, or may keep once the trace is joined, a span of a trace: a bit each.
+///
+/// What its parts are marked with adds up; [`Plan::may_join`] says whether the whole may be in the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks(u64);
+
+impl Marks {
+    /// Filters with a bit of their own; the rest share the last one.
+    const BITS: usize = 64;
+
+    fn of(leaf: usize) -> Marks {
+        Marks(1 << leaf.min(Self::BITS - 1))
+    }
+
+    fn has(self, leaf: usize) -> bool {
+        self.0 & Marks::of(leaf).0 != 0
+    }
+
+    /// Adds those of another part.
+    pub fn add(&mut self, other: Marks) {
+        self.0 |= other.0;
+    }
+}
+
+impl Plan {
+    /// Whether a trace with these marks may pass the first step.
+    pub(crate) fn may_join(&self, marks: Marks) -> bool {
+        match self.steps.first() {
+            Some(Step::Spanset(first)) => may_pass(first, marks),
+            _ => true,
+        }
+    }
+}
+
+fn may_pass(step: &SpansetStep, marks: Marks) -> bool {
+    match step {
+        SpansetStep::Leaf(leaf) => marks.has(*leaf),
+        SpansetStep::Op(SpansetOp::Or, lhs, rhs) => may_pass(lhs, marks) || may_pass(rhs, marks),
+        SpansetStep::Op(SpansetOp::Structural(_, Flavour::Negated), _, rhs) => may_pass(rhs, marks),
+        SpansetStep::Op(_, lhs, rhs) => may_pass(lhs, marks) && may_pass(rhs, marks),
+        SpansetStep::Pipeline(steps) => match steps.first() {
+            Some(Step::Spanset(first)) => may_pass(first, marks),
+            _ => true,
+        },
+    }
+}
+
 /// The traces a chunk contributes.
 pub(crate) struct Candidates {
     /// Ordinals of traces that stand whole in the chunk and may be in the answer, ascending.
     pub(crate) whole: Vec<u32>,
-    /// Ordinals of traces that are also elsewhere and may be in the answer once joined, ascending.
-    pub(crate) split: Vec<u32>,
+    /// Ordinals of traces that are also elsewhere and may be in the answer once joined, ascending, with the marks of
+    /// what stands here.
+    pub(crate) split: Vec<(u32, Marks)>,
 }
 
 impl<'p, 'c> Run<'p, 'c> {
@@ -83,15 +132,17 @@ impl<'p, 'c> Run<'p, 'c> {
             whole_rows.remove_all(split_rows);
         }
         let mut seen = RowSet::empty(ctx.rows);
-        let mut part_rows = RowSet::empty(ctx.rows);
-        for (leaf, slot) in self.plan.leaves[..self.plan.first_leaves].iter().zip(&self.leaves) {
+        let mut parts: BTreeMap<u32, Marks> = BTreeMap::new();
+        let first_leaves = self.plan.leaves[..self.plan.first_leaves].iter();
+        for (i, (leaf, slot)) in first_leaves.zip(&self.leaves).enumerate() {
             let found = filter(ctx, leaf, &whole_rows)?;
             seen.add_all(&found);
             let _ = slot.set(found);
             if let Some(split_rows) = &split_rows {
-                let mut unmarked = split_rows.clone();
-                unmarked.remove_all(&part_rows);
-                part_rows.add_all(&filter(ctx, &leaf.relaxed(), &unmarked)?);
+                let found = filter(ctx, &leaf.relaxed(), split_rows)?;
+                for ordinal in self.ordinals_of(&found)?.iter() {
+                    parts.entry(ordinal).or_default().add(Marks::of(i));
+                }
             }
         }
         let whole = match self.plan.steps.first() {
@@ -101,7 +152,7 @@ impl<'p, 'c> Run<'p, 'c> {
         let _ = self.seen.set(seen);
         Ok(Candidates {
             whole: whole.iter().collect(),
-            split: self.ordinals_of(&part_rows)?.iter().collect(),
+            split: parts.into_iter().collect(),
         })
     }
 

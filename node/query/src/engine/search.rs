@@ -6,7 +6,7 @@ use model::{SpanId, TraceId};
 
 use super::context::{Context, Ints, Summary, TraceRun, service_column, text_or_empty};
 use super::physical::{Meaning, row_values};
-use super::pipeline::{Run, Spanset};
+use super::pipeline::{Marks, Run, Spanset};
 use super::read::Reader;
 use crate::answer::{Place, Root, ServiceStats, SpanMatch, SpansetMatch, TraceMatch};
 use crate::budget::{BATCH, Budget};
@@ -38,6 +38,8 @@ pub struct SplitCandidate {
     /// Earliest start seen of it in this chunk; the whole trace starts no later. A candidate whose place by this start is
     /// already behind the floor of the answer need not be loaded.
     pub start_unix_nanos: u64,
+    /// What this chunk has of it. Chunks add up; see [`SearchPlan::may_join`].
+    pub marks: Marks,
 }
 
 /// Counts of what a question looked at.
@@ -91,10 +93,11 @@ pub(crate) fn search_chunk(
     let is_wanted = |ordinal: u32| wanted.as_ref().is_none_or(|wanted| wanted.contains(ordinal));
     let candidates = run.candidates(is_split, wanted.as_ref())?;
 
-    for ordinal in candidates.split.into_iter().filter(|ordinal| is_wanted(*ordinal)) {
+    for (ordinal, marks) in candidates.split.into_iter().filter(|(ordinal, _)| is_wanted(*ordinal)) {
         finds.split.push(SplitCandidate {
             trace_id: traces.ids[ordinal as usize],
             start_unix_nanos: trace_starts[ordinal as usize],
+            marks,
         });
     }
 

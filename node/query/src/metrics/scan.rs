@@ -20,7 +20,7 @@ use crate::budget::{BATCH, Budget};
 use crate::engine::context::{Context, Ints};
 use crate::engine::filter::filter;
 use crate::engine::physical::{Meaning, dict_value, row_values, value_at};
-use crate::engine::pipeline::Run;
+use crate::engine::pipeline::{Marks, Run};
 use crate::engine::read::{Group, Reader, Runner};
 use crate::engine::search::{Inspected, SplitCandidate};
 use crate::error::{Error, Result};
@@ -95,19 +95,19 @@ pub fn metrics_chunk(
         in_time.keep_common(&sampling.rows(&ctx)?);
     }
     let is_split = |trace: &TraceId| needs_whole && elsewhere.is_some_and(|elsewhere| (elsewhere.is_split)(trace));
-    let mut split: BTreeMap<TraceId, u64> = BTreeMap::new();
+    let mut split: BTreeMap<TraceId, (u64, Marks)> = BTreeMap::new();
     for (i, (leg, partial)) in plan.legs.iter().zip(&mut found.partial.legs).enumerate() {
         let mut rows = match leg.spans.only_filter() {
             Some(predicate) if !needs_whole => filter(&ctx, predicate, &in_time)?,
             _ => {
                 let run = Run::new(&ctx, &leg.spans);
                 let candidates = run.candidates(&is_split, None)?;
-                for ordinal in candidates.split {
+                for (ordinal, marks) in candidates.split {
                     // Its spans inside the window are counted where they stand; a part without any has nothing to say.
                     if !ctx.run(ordinal)?.iter().any(|row| in_time.contains(row)) {
                         continue;
                     }
-                    split.insert(ctx.trace_id(ordinal)?, ctx.summary(ordinal)?.start_unix_nanos);
+                    split.insert(ctx.trace_id(ordinal)?, (ctx.trace_starts()?[ordinal as usize], marks));
                 }
                 match run.only_filter_rows() {
                     Some(rows) => rows.clone(),
@@ -125,7 +125,8 @@ pub fn metrics_chunk(
     budget.hold(found.held_bytes)?;
     found.split = split
         .into_iter()
-        .map(|(trace_id, start_unix_nanos)| SplitCandidate {
+        .map(|(trace_id, (start_unix_nanos, marks))| SplitCandidate {
+            marks,
             trace_id,
             start_unix_nanos,
         })

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::Value;
+use model::{TraceId, Value};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
@@ -293,7 +293,7 @@ pub(crate) fn execute(query: &Query, request: SearchRequest, chunks: &[Vec<Span>
         .collect();
     let budget = Budget::default();
     let mut top = TopTraces::new(request.limit);
-    let mut joins = BTreeSet::new();
+    let mut marked: BTreeMap<TraceId, (u64, query::Marks)> = BTreeMap::new();
     for (at, spans) in chunks.iter().enumerate() {
         let make = if at % 2 == 0 {
             MemoryChunk::preorder
@@ -309,14 +309,18 @@ pub(crate) fn execute(query: &Query, request: SearchRequest, chunks: &[Vec<Span>
         finds.traces.into_iter().for_each(|found| {
             top.push(found);
         });
-        joins.extend(finds.split.iter().map(|c| Place::new(c.start_unix_nanos, c.trace_id)));
-        joins
-            .iter()
-            .for_each(|place| assert!(split.contains(&place.trace_id())));
+        for candidate in finds.split {
+            assert!(split.contains(&candidate.trace_id));
+            let known = marked.entry(candidate.trace_id);
+            let (start, marks) = known.or_insert((u64::MAX, Default::default()));
+            *start = candidate.start_unix_nanos.min(*start);
+            marks.add(candidate.marks);
+        }
     }
-    let mut seen = BTreeSet::new();
+    marked.retain(|_, (_, marks)| plan.may_join(*marks));
+    let joins: BTreeSet<Place> = marked.iter().map(|(id, (start, _))| Place::new(*start, *id)).collect();
     for place in joins {
-        if !seen.insert(place.trace_id()) || top.floor().is_some_and(|floor| place > floor) {
+        if top.floor().is_some_and(|floor| place > floor) {
             continue;
         }
         let whole: Vec<Span> = chunks
