@@ -9,6 +9,7 @@
 //! | `crash` | a node killed in mid-load, many times | the binary |
 //! | `full_disk` | a node on a disk without room | the binary, root |
 //! | `store_away` | a node whose object store refuses connections | the binary |
+//! | `tempo_clients` | a node as Tempo's clients and Grafana meet it | the binary |
 //! | `collector` | OpenTelemetry Collector and telemetrygen | the binary, tools |
 //! | `formats` | pyarrow and DuckDB | the binary, tools |
 //!
@@ -30,4 +31,5 @@ mod s3;
 mod smoke;
 mod store_away;
 mod stores;
+mod tempo_clients;
 mod tidy;

@@ -236,3 +236,44 @@ fn no_file_knows_a_machine() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// The page on conformance names tests as `file::function` and golden rows as `file.txt: Section`.
+#[test]
+fn tests_that_conformance_names_exist() {
+    let page = std::fs::read_to_string(workspace().join("CONFORMANCE.md")).unwrap();
+    let sources: Vec<(Vec<String>, String)> = rust_files()
+        .into_iter()
+        .map(|path| {
+            let rooms = shown(&path)
+                .trim_end_matches(".rs")
+                .split('/')
+                .map(str::to_owned)
+                .collect();
+            (rooms, std::fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    let is_test = |(room, function): (&str, &str)| {
+        let opening = format!("fn {function}(");
+        sources
+            .iter()
+            .any(|(rooms, text)| rooms.iter().any(|known| known == room) && text.contains(&opening))
+    };
+    let is_section = |(file, section): (&str, &str)| {
+        let path = workspace().join("node/query/testdata").join(file);
+        let heading = format!("# {}", section.replace("\\|", "|"));
+        std::fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == heading))
+    };
+    let (mut named, mut wrong) = (0, Vec::new());
+    for quoted in page.split('`').skip(1).step_by(2) {
+        let holds = match (quoted.split_once(".txt: "), quoted.split_once("::")) {
+            (Some((stem, section)), _) => is_section((&format!("{stem}.txt"), section)),
+            (None, Some(test)) => is_test(test),
+            (None, None) => continue,
+        };
+        named += 1;
+        if !holds {
+            wrong.push(quoted);
+        }
+    }
+    assert!(wrong.is_empty() && named > 80, "{named} named, not there: {wrong:#?}");
+}
