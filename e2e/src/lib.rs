@@ -9,6 +9,7 @@
 //! | [`spans`] | spans that are pure functions of (seed, client, sequence number) |
 //! | [`ledger`] | what was acknowledged, and the verdict over what was read back |
 //! | [`client`] | OTLP and Tempo clients |
+//! | [`kube`] | a real Kubernetes API whose pods are our binaries as processes |
 //! | [`skip`] | saying loudly that a test did not run |
 //!
 //! Nothing here links our own crates: the binaries are met through their sockets and files, as users meet them. All
@@ -16,6 +17,7 @@
 
 mod base64;
 pub mod client;
+pub mod kube;
 pub mod ledger;
 pub mod process;
 pub mod s3;

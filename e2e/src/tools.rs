@@ -32,6 +32,14 @@ const COLLECTOR: &str = "0.161.0";
 const COLLECTOR_BUILD: &str = "0.161.0+2";
 const COLLECTOR_PROVIDERS: &str = "1.67.0";
 
+const KUBERNETES: &str = "1.36.3";
+/// Modules that Kubernetes' own module names by path in its repository, and that are published beside it.
+const KUBERNETES_STAGED: &str = "api apiextensions-apiserver apimachinery apiserver cli-runtime client-go cloud-provider \
+    cluster-bootstrap code-generator component-base component-helpers controller-manager cri-api cri-client cri-streaming \
+    csi-translation-lib dynamic-resource-allocation endpointslice externaljwt kms kube-aggregator kube-controller-manager \
+    kube-proxy kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission sample-apiserver \
+    sample-cli-plugin sample-controller streaming";
+
 /// A real program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tool {
@@ -47,17 +55,29 @@ pub enum Tool {
     Readers,
     /// MinIO's server: S3 on a disk.
     Minio,
+    /// Kubernetes' store.
+    Etcd,
+    /// Kubernetes' API.
+    KubeApiserver,
+    /// Kubernetes' own controllers: StatefulSets, garbage, endpoints.
+    KubeControllers,
+    /// Renders the chart.
+    Helm,
 }
 
 impl Tool {
     /// All of them, the quick ones first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Readers,
         Self::Moto,
         Self::Azurite,
         Self::Telemetrygen,
         Self::Collector,
         Self::Minio,
+        Self::Etcd,
+        Self::KubeApiserver,
+        Self::KubeControllers,
+        Self::Helm,
     ];
 
     /// What people call it.
@@ -69,6 +89,10 @@ impl Tool {
             Self::Moto => "moto",
             Self::Readers => "parquet-readers",
             Self::Minio => "minio",
+            Self::Etcd => "etcd",
+            Self::KubeApiserver => "kube-apiserver",
+            Self::KubeControllers => "kube-controller-manager",
+            Self::Helm => "helm",
         }
     }
 
@@ -83,6 +107,9 @@ impl Tool {
             Self::Readers => "pyarrow-26.0.1-duckdb-2.0.0",
             // The project tags releases by date, which Go does not take for versions.
             Self::Minio => "0.0.0-20260212201848-7aac2a2c5b7c",
+            Self::Etcd => "3.6.16",
+            Self::KubeApiserver | Self::KubeControllers => KUBERNETES,
+            Self::Helm => "3.22.0",
         }
     }
 
@@ -122,6 +149,10 @@ impl Tool {
             Self::Azurite => "node_modules/azurite/dist/src/blob/main.js",
             Self::Moto | Self::Readers => "venv/bin/python",
             Self::Minio => "bin/minio",
+            Self::Etcd => "bin/etcd",
+            Self::KubeApiserver => "bin/kube-apiserver",
+            Self::KubeControllers => "bin/kube-controller-manager",
+            Self::Helm => "bin/helm",
         }
     }
 
@@ -140,6 +171,9 @@ impl Tool {
                 self.version(),
             )?,
             Self::Minio => go_install(dir, "github.com/minio/minio", self.version())?,
+            Self::Helm => go_install(dir, "helm.sh/helm/v3/cmd/helm", self.version())?,
+            Self::Etcd => install_etcd(dir, self.version())?,
+            Self::KubeApiserver | Self::KubeControllers => install_kubernetes(dir, self.name())?,
             Self::Azurite => {
                 let package = format!("azurite@{}", self.version());
                 // It asks for a newer node than Debian's, and runs on it all the same; its optional native parts do not
@@ -218,6 +252,52 @@ fn go_install(dir: &Path, module: &str, version: &str) -> anyhow::Result<()> {
             "-trimpath",
             "-ldflags=-s -w",
             &format!("{module}@v{version}"),
+        ],
+    )
+}
+
+/// A module around Kubernetes', because `go install` takes no module with replacements.
+fn install_kubernetes(dir: &Path, command: &str) -> anyhow::Result<()> {
+    let staged = KUBERNETES.strip_prefix("1.").unwrap_or(KUBERNETES);
+    let mut module = format!(
+        "module vivace.local/kubernetes\n\ngo 1.26.0\n\ngodebug default=go1.26\n\nrequire k8s.io/kubernetes v{KUBERNETES}\n\n"
+    );
+    for name in KUBERNETES_STAGED.split_whitespace() {
+        module.push_str(&format!("replace k8s.io/{name} => k8s.io/{name} v0.{staged}\n"));
+    }
+    fs::write(dir.join("go.mod"), module)?;
+    let stamp = format!("-s -w -X k8s.io/component-base/version.gitVersion=v{KUBERNETES}");
+    let package = format!("k8s.io/kubernetes/cmd/{command}");
+    let output = format!("bin/{command}");
+    run(
+        dir,
+        "go",
+        &[
+            "build",
+            "-mod=mod",
+            "-trimpath",
+            "-ldflags",
+            &stamp,
+            "-o",
+            &output,
+            &package,
+        ],
+    )
+}
+
+fn install_etcd(dir: &Path, version: &str) -> anyhow::Result<()> {
+    fs::write(dir.join("go.mod"), "module vivace.local/etcd\n\ngo 1.26.0\n")?;
+    run(dir, "go", &["get", &format!("go.etcd.io/etcd/server/v3@v{version}")])?;
+    run(
+        dir,
+        "go",
+        &[
+            "build",
+            "-trimpath",
+            "-ldflags=-s -w",
+            "-o",
+            "bin/etcd",
+            "go.etcd.io/etcd/server/v3",
         ],
     )
 }

@@ -210,13 +210,28 @@ async fn apply_one(
         }
     }
     let name = object.name_any();
-    api.patch(
-        &name,
-        &PatchParams::apply(names::MANAGER).force(),
-        &Patch::Apply(&object),
-    )
-    .await?;
-    Ok(true)
+    let applied = api
+        .patch(
+            &name,
+            &PatchParams::apply(names::MANAGER).force(),
+            &Patch::Apply(&object),
+        )
+        .await;
+    match applied {
+        Ok(_) => Ok(true),
+        // Ports are merged by number: one that somebody changed stays beside ours, with the same name, which is refused.
+        // Then the list is ours as a whole.
+        Err(kube::Error::Api(status)) if status.code == 422 && live.is_some() && kind_of(&object) == "v1/Service" => {
+            let params = PatchParams {
+                field_manager: Some(names::MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let patch = serde_json::json!({"spec": object.data["spec"]});
+            api.patch(&name, &params, &Patch::Merge(&patch)).await?;
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether everything that is wanted is there. Maps may hold more; lists of keyed entries too, in any order.

@@ -10,6 +10,7 @@
 //! | `full_disk` | a node on a disk without room | the binary, root |
 //! | `store_away` | a node whose object store refuses connections | the binary |
 //! | `tempo_clients` | a node as Tempo's clients and Grafana meet it | the binary |
+//! | `operator` | the operator on etcd, kube-apiserver and kube-controller-manager | both binaries, tools |
 //! | `collector` | OpenTelemetry Collector and telemetrygen | the binary, tools |
 //! | `formats` | pyarrow and DuckDB | the binary, tools |
 //!
@@ -27,6 +28,7 @@ mod crash;
 mod fixture;
 mod formats;
 mod full_disk;
+mod operator;
 mod s3;
 mod smoke;
 mod store_away;
