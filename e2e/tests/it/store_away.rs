@@ -26,6 +26,8 @@ async fn questions_do_not_wait_for_a_store_that_is_away() {
         .for_node(&fixture.scratch.path().join("secrets"))
         .unwrap();
     storage["probe"] = json!(false);
+    // Else the disk answers for the store.
+    storage["read_cache"] = json!("0B");
     fixture.options.settings["storage"] = storage;
     let ledger = Ledger::new(
         Workload::starting_now(8),
