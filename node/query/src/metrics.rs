@@ -11,9 +11,11 @@
 
 pub mod attributes;
 pub mod finish;
+mod groups;
 pub mod partial;
 pub mod scan;
 pub mod sketch;
+mod tally;
 pub mod weight;
 
 use crate::ast::{Body, Expr, FirstStage, Function, MetricsExpr, Query};

@@ -1,0 +1,205 @@
+//! Which series each row of a chunk belongs to: numbers instead of labels, dictionary ids where the field has a dictionary.
+
+use std::collections::{BTreeMap, HashMap};
+
+use model::Value;
+use model::column::{DictView, Rows, Values};
+
+use super::partial::GroupKey;
+use crate::budget::BATCH;
+use crate::engine::context::Context;
+use crate::engine::physical::{Meaning, dict_value, value_at};
+use crate::engine::read::{Group, Reader};
+use crate::error::Result;
+use crate::field::Field;
+use crate::rowset::RowSet;
+use crate::value::Static;
+
+/// Stands for "no value".
+const NIL: u32 = 0;
+
+/// Group numbers of rows.
+pub(super) enum Groups {
+    /// All rows are in the one group.
+    One,
+    /// By row; rows that were not asked for have any number.
+    Many(Vec<u32>),
+}
+
+impl Groups {
+    #[inline]
+    pub(super) fn of(&self, row: u32) -> u32 {
+        match self {
+            Groups::One => 0,
+            Groups::Many(groups) => groups[row as usize],
+        }
+    }
+}
+
+/// The group of each row, and the key of each group.
+pub(super) fn group_rows(ctx: &Context<'_>, by: &[Field], rows: &RowSet) -> Result<(Groups, Vec<GroupKey>)> {
+    let Some((first, more)) = by.split_first() else {
+        return Ok((Groups::One, vec![GroupKey(Vec::new())]));
+    };
+    let (mut groups, values) = code_rows(ctx, first, rows)?;
+    let mut keys: Vec<GroupKey> = values.into_iter().map(|value| GroupKey(vec![value])).collect();
+    for field in more {
+        let (codes, values) = code_rows(ctx, field, rows)?;
+        let mut pairs: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut combined: Vec<GroupKey> = Vec::new();
+        for row in rows.iter() {
+            let pair = (groups[row as usize], codes[row as usize]);
+            let group = *pairs.entry(pair).or_insert_with(|| {
+                let mut key = keys[pair.0 as usize].clone();
+                key.0.push(values[pair.1 as usize].clone());
+                combined.push(key);
+                combined.len() as u32 - 1
+            });
+            groups[row as usize] = group;
+        }
+        keys = combined;
+    }
+    Ok((Groups::Many(groups), keys))
+}
+
+/// Numbers the values of a field: by row its value's number, and the values by number. Number 0 is nil.
+fn code_rows(ctx: &Context<'_>, field: &Field, rows: &RowSet) -> Result<(Vec<u32>, Vec<Static>)> {
+    let reader = Reader::new(ctx, field, None)?;
+    let mut coder = Coder {
+        codes: BTreeMap::new(),
+        values: vec![Static::Nil],
+    };
+    if let Reader::Columns { groups, missing } = &reader
+        && groups.iter().all(|group| is_simple(ctx.rows, group))
+    {
+        let mut codes = vec![NIL; ctx.rows];
+        for group in groups {
+            code_group(ctx, group, &mut codes, &mut coder)?;
+        }
+        if *missing != Static::Nil {
+            let code = coder.code(missing.clone());
+            codes.iter_mut().filter(|c| **c == NIL).for_each(|c| *c = code);
+        }
+        return Ok((codes, coder.values));
+    }
+    let mut codes = vec![NIL; ctx.rows];
+    for (i, row) in rows.iter().enumerate() {
+        if i % BATCH == 0 {
+            ctx.budget.check()?;
+        }
+        codes[row as usize] = coder.code(reader.read(ctx, row)?.value);
+    }
+    Ok((codes, coder.values))
+}
+
+struct Coder {
+    codes: BTreeMap<GroupKey, u32>,
+    values: Vec<Static>,
+}
+
+impl Coder {
+    fn code(&mut self, value: Static) -> u32 {
+        if value == Static::Nil {
+            return NIL;
+        }
+        let values = &mut self.values;
+        *self.codes.entry(GroupKey(vec![value.clone()])).or_insert_with(|| {
+            values.push(value);
+            values.len() as u32 - 1
+        })
+    }
+}
+
+/// Whether each row has at most one value, as far as the columns themselves show.
+fn is_simple(rows: usize, group: &Group<'_>) -> bool {
+    let mut taken = RowSet::empty(rows);
+    let several = group.columns.len() > 1;
+    group.columns.iter().all(|column| {
+        let view = column.view();
+        let single = match view.rows {
+            Rows::All => !several,
+            Rows::Sparse(at_rows) => {
+                let repeats = at_rows.windows(2).any(|pair| pair[0] == pair[1]);
+                // A span may carry one key twice, with values of two types.
+                let shared = several && at_rows.iter().any(|row| taken.contains(*row));
+                at_rows.iter().for_each(|row| taken.insert(*row));
+                !repeats && !shared
+            }
+        };
+        let lists = match view.values {
+            Values::Raw { .. } => true,
+            Values::Dict {
+                dict: DictView::Values(values),
+                ..
+            } => values.iter().any(|value| matches!(value, Some(Value::Array(_)))),
+            _ => false,
+        };
+        single && !lists
+    })
+}
+
+/// The same for a column with a dictionary and a value in every row: each used entry is looked at once.
+fn code_dense(ids: &[u32], dict: &DictView<'_>, meaning: Meaning, codes: &mut [u32], coder: &mut Coder) {
+    let mut used = vec![false; dict.len()];
+    for id in ids {
+        if let Some(used) = used.get_mut(*id as usize) {
+            *used = true;
+        }
+    }
+    let code = |(id, used): (usize, &bool)| match used {
+        true => coder.code(dict_value(dict, id, meaning)),
+        false => NIL,
+    };
+    let by_id: Vec<u32> = used.iter().enumerate().map(code).collect();
+    for (code, id) in codes.iter_mut().zip(ids) {
+        if *code == NIL {
+            *code = by_id.get(*id as usize).copied().unwrap_or(NIL);
+        }
+    }
+}
+
+/// Fills in the codes of rows that have none yet.
+fn code_group(ctx: &Context<'_>, group: &Group<'_>, codes: &mut [u32], coder: &mut Coder) -> Result<()> {
+    for column in group.columns.iter() {
+        let view = column.view();
+        if let (Rows::All, Values::Dict { ids, dict }) = (view.rows, view.values)
+            && codes.len() == ids.len()
+        {
+            code_dense(ids, &dict, group.meaning, codes, coder);
+            continue;
+        }
+        let mut by_id: Vec<Option<u32>> = match view.values {
+            Values::Dict { dict, .. } => vec![None; dict.len()],
+            _ => Vec::new(),
+        };
+        let mut by_int: HashMap<i64, u32> = HashMap::new();
+        for at in 0..view.values.len() {
+            if at % BATCH == 0 {
+                ctx.budget.check()?;
+            }
+            let row = match view.rows {
+                Rows::All => at,
+                Rows::Sparse(rows) => rows[at] as usize,
+            };
+            if codes[row] != NIL {
+                continue;
+            }
+            codes[row] = match view.values {
+                Values::Dict { ids, dict } => match by_id.get_mut(ids[at] as usize) {
+                    None => NIL,
+                    Some(Some(code)) => *code,
+                    Some(slot) => {
+                        let code = coder.code(dict_value(&dict, ids[at] as usize, group.meaning));
+                        *slot = Some(code);
+                        code
+                    }
+                },
+                Values::Int(values) => *by_int
+                    .entry(values[at])
+                    .or_insert_with(|| coder.code(group.meaning.of_int(values[at]))),
+                values => coder.code(value_at(&values, at, group.meaning)),
+            };
+        }
+    }
+    Ok(())
+}
