@@ -276,7 +276,9 @@ impl Head {
         let mut forgotten = Vec::new();
         state.tenants.retain(|_, head| {
             head.chunks.retain(|chunk| {
-                let keep = chunk.to() > to;
+                // A chunk that has just been opened ends where the cut did until its first spans are in it. Cuts close every
+                // chunk, so one that is above them begins no earlier than they end.
+                let keep = chunk.to() > to || chunk.from >= to;
                 if !keep {
                     forgotten.push(Arc::clone(chunk));
                 }
@@ -416,6 +418,28 @@ mod tests {
         assert_eq!(live(&head, "a", 0), Ok(vec![1]));
         assert_eq!(live(&head, "b", 0), Ok(vec![2]));
         assert_eq!(live(&head, "c", 0), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_is_forgotten_while_the_next_entry_comes_in_leaves_that_entry() {
+        let head = Head::starting_after(LogIndex(0));
+        append(&head, 1, "a", &[1]);
+        head.cut(LogIndex(1));
+        std::thread::scope(|scope| {
+            let tenant = TenantId::new("a").unwrap();
+            let appended = head.append(LogIndex(2), &tenant, |table| {
+                // The block of the cut is named at this very moment.
+                scope.spawn(|| head.drop_to(LogIndex(1)));
+                while head.dropped_to() < LogIndex(1) {
+                    std::thread::yield_now();
+                }
+                table.append(0, 0, &span(1, 2))
+            });
+            appended.unwrap();
+        });
+        assert_eq!(live(&head, "a", 1), Ok(vec![2]));
+        assert_eq!(head.cut(LogIndex(2)).tenants.len(), 1);
+        assert_eq!(head.spans(), 1);
     }
 
     #[test]
