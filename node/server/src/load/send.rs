@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -37,8 +36,8 @@ pub(crate) struct Schedule {
     /// Spans per nanosecond.
     rate: Option<f64>,
     until: Until,
-    next: AtomicUsize,
-    spans: AtomicU64,
+    /// Requests and spans handed out. Both at once: a request out of turn would end the plan one request early.
+    handed_out: Mutex<(usize, u64)>,
     /// Base times of the copies that are being sent. All requests of a copy share one, or its traces would tear apart.
     bases: Mutex<VecDeque<(u64, u64)>>,
 }
@@ -57,19 +56,22 @@ impl Schedule {
             begun: Instant::now(),
             rate: plan.rate.map(|rate| rate / 1e9),
             until: plan.until,
-            next: AtomicUsize::new(0),
-            spans: AtomicU64::new(0),
+            handed_out: Mutex::default(),
             bases: Mutex::default(),
         }
     }
 
     /// The next request when it is due; `None` when the plan is fulfilled.
     async fn next(&self) -> Option<Job> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (number, before, spans) = {
+            let mut handed_out = self.handed_out.lock();
+            let (number, before) = *handed_out;
+            let spans = u64::from(self.templates.spans_of(number));
+            *handed_out = (number + 1, before + spans);
+            (number, before, spans)
+        };
         let request = number % self.templates.len();
         let copy = (number / self.templates.len()) as u64;
-        let spans = u64::from(self.templates.spans_of(request));
-        let before = self.spans.fetch_add(spans, Ordering::Relaxed);
         let due = match self.rate {
             Some(rate) => self.begun + Duration::from_nanos((before as f64 / rate) as u64),
             None => Instant::now(),
