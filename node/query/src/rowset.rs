@@ -2,6 +2,8 @@
 //!
 //! What always holds: bits at or above `rows` are zero; sets that meet have the same number of rows.
 
+use crate::budget::BATCH;
+
 /// See the module's documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RowSet {
@@ -93,6 +95,14 @@ impl RowSet {
         self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= !b);
     }
 
+    /// The rows in parts of [`BATCH`], so that somebody can look up in between.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = RowBatch<'_>> {
+        let words = self.words.chunks(BATCH / 64);
+        words
+            .zip((0u32..).step_by(BATCH))
+            .map(|(words, first)| RowBatch { first, words })
+    }
+
     /// Ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.words.iter().enumerate().flat_map(|(w, word)| {
@@ -109,17 +119,49 @@ impl RowSet {
     }
 }
 
+/// Some of the rows of a set.
+pub(crate) struct RowBatch<'s> {
+    first: u32,
+    words: &'s [u64],
+}
+
+impl RowBatch<'_> {
+    /// Calls `look` with each row, ascending. Where all rows are in the set, without asking for each.
+    #[inline(always)]
+    pub(crate) fn each(&self, mut look: impl FnMut(u32)) {
+        let mut base = self.first;
+        for word in self.words {
+            if *word == u64::MAX {
+                (base..base + 64).for_each(&mut look);
+            } else {
+                let mut bits = *word;
+                while bits != 0 {
+                    look(base + bits.trailing_zeros());
+                    bits &= bits - 1;
+                }
+            }
+            base += 64;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn sets_stay_inside_their_rows() {
-        for rows in [0, 1, 63, 64, 65, 130] {
+        for rows in [0, 1, 63, 64, 65, 130, BATCH + 1, 2 * BATCH + 70] {
             let full = RowSet::full(rows);
             assert_eq!(full.len(), rows);
             assert_eq!(full.iter().count(), rows);
             assert_eq!(full, RowSet::from_fn(rows, |_| true));
+            for every in [1, 2, 3, BATCH] {
+                let some = RowSet::from_fn(rows, |row| row % every == 0);
+                let mut each = Vec::new();
+                some.batches().for_each(|batch| batch.each(|row| each.push(row)));
+                assert_eq!(each, some.iter().collect::<Vec<_>>());
+            }
             let mut odd = RowSet::from_values(&(0..rows).collect::<Vec<_>>(), |v| v % 2 == 1);
             assert_eq!(odd.len(), rows / 2);
             odd.remove_all(&full);

@@ -49,6 +49,7 @@ use settings::{ByteSize, NodeSettings};
 use shard::blocks::Blocks;
 use shard::catalog::GroupKey;
 use shard::column_cache::ColumnCache;
+use shard::decoded_cache::DecodedCache;
 use shard::disk_cache::DiskCache;
 use shard::flush::Flusher;
 use shard::housekeeping::HousekeepingMetrics;
@@ -142,15 +143,18 @@ impl Node {
             Arc::clone(&common.clock),
         ));
         let on_disk = disk_cache(&settings, Arc::clone(&reads) as _)?;
+        let (stored_max, decoded_max) = columns_budget(settings.memory.column_cache);
         let columns = Arc::new(ColumnCache::new(
             on_disk
                 .clone()
                 .map_or_else(|| Arc::clone(&reads) as _, |cache| cache as _),
-            columns_budget(settings.memory.column_cache),
+            stored_max,
         ));
+        let decoded = Arc::new(DecodedCache::new(decoded_max));
         let blocks = Arc::new(Blocks::new(
             store.clone(),
             Arc::clone(&columns) as _,
+            Arc::clone(&decoded),
             &spool_dir,
             cache,
         )?);
@@ -217,6 +221,7 @@ impl Node {
                 blocks: Arc::clone(&blocks),
                 reads,
                 columns,
+                decoded,
                 on_disk,
                 wal: wal.clone(),
                 housekeeping: Arc::clone(&counted),
@@ -399,11 +404,14 @@ fn heads_budget(asked: Option<ByteSize>) -> usize {
     usize::try_from(budget).unwrap_or(usize::MAX)
 }
 
-fn columns_budget(asked: Option<ByteSize>) -> u64 {
-    match asked {
+/// Bytes of columns kept as they are stored, and as they are decoded. Half of each: what is decoded is several times as
+/// long, but what is hot is little, and is not asked for as it is stored any more.
+fn columns_budget(asked: Option<ByteSize>) -> (u64, u64) {
+    let both = match asked {
         Some(asked) => asked.bytes(),
         None => (memory_limit() / 8).clamp(COLUMNS_MIN, COLUMNS_MAX),
-    }
+    };
+    (both / 2, both - both / 2)
 }
 
 /// A cache on this node's disk, where the store is somewhere else.

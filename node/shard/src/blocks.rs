@@ -22,6 +22,7 @@ use quick_cache::sync::Cache;
 
 use crate::catalog::{BlockRecord, CatalogView, ObjectId, SplitTraces, TraceIndexRecord};
 use crate::chunk::row_group::read_error;
+use crate::decoded_cache::DecodedCache;
 use crate::error::{Error, Result};
 use crate::spool::SpooledBlock;
 use crate::store::Store;
@@ -51,6 +52,8 @@ pub struct OpenBlock {
     filters: Filters,
     owner_values: Mutex<OwnerValues>,
     nested_keys: Mutex<NestedKeys>,
+    /// `None` for a spooled block, which is another object in a moment.
+    decoded: Option<Arc<DecodedCache>>,
     /// Keeps the file of a spooled block.
     _spooled: Option<Arc<SpooledBlock>>,
 }
@@ -96,6 +99,11 @@ impl OpenBlock {
         let mut known = self.nested_keys.lock();
         let same = known.values().find(|others| ***others == *keys).map(Arc::clone);
         known.insert((group, scope), same.unwrap_or_else(|| keys.into()));
+    }
+
+    /// Where what is decoded of it stays.
+    pub(crate) fn decoded(&self) -> Option<&DecodedCache> {
+        self.decoded.as_deref()
     }
 
     /// Whether the trace may be here.
@@ -170,6 +178,7 @@ pub struct Blocks {
     store: Store,
     reader: Arc<dyn RangeReader>,
     spool: Arc<dyn RangeReader>,
+    decoded: Arc<DecodedCache>,
     open: Cache<BlockId, Arc<OpenBlock>, ByBytes>,
     indexes: Cache<ObjectId, Arc<OpenIndex>, IndexByBytes>,
     /// Per tenant: the union of what the records of one catalog revision list.
@@ -192,7 +201,13 @@ const CHECKED_MAX: usize = 4096;
 
 impl Blocks {
     /// Blocks in `store` and in the spool directory, with at most `cache_bytes` of indexes and filters in memory.
-    pub fn new(store: Store, reader: Arc<dyn RangeReader>, spool_dir: &FilePath, cache_bytes: u64) -> Result<Self> {
+    pub fn new(
+        store: Store,
+        reader: Arc<dyn RangeReader>,
+        decoded: Arc<DecodedCache>,
+        spool_dir: &FilePath,
+        cache_bytes: u64,
+    ) -> Result<Self> {
         let local = LocalFileSystem::new_with_prefix(spool_dir);
         let local: Arc<dyn ObjectStore> = Arc::new(local.map_err(|source| Error::Store {
             operation: "open",
@@ -203,6 +218,7 @@ impl Blocks {
             store,
             reader,
             spool: Arc::new(StoreReader::new(local)),
+            decoded,
             // About 300 KB per block of a million spans.
             open: Cache::with_weighter((cache_bytes / (256 << 10)).max(64) as usize, cache_bytes, ByBytes),
             // Beside it: some 40 KB per million traces.
@@ -300,6 +316,7 @@ impl Blocks {
             filters,
             owner_values: Mutex::default(),
             nested_keys: Mutex::default(),
+            decoded: spooled.is_none().then(|| Arc::clone(&self.decoded)),
             _spooled: spooled,
         }))
     }

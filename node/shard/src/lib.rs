@@ -12,6 +12,7 @@ pub mod column_cache;
 pub mod command;
 pub mod compaction;
 pub mod crew;
+pub mod decoded_cache;
 pub mod dedup;
 pub mod disk_cache;
 pub mod error;

@@ -45,21 +45,59 @@ pub(super) fn group_rows(ctx: &Context<'_>, by: &[Field], rows: &RowSet) -> Resu
     let mut keys: Vec<GroupKey> = values.into_iter().map(|value| GroupKey(vec![value])).collect();
     for field in more {
         let (codes, values) = code_rows(ctx, field, rows)?;
-        let mut pairs: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut pairs = Pairs::new(keys.len(), values.len());
         let mut combined: Vec<GroupKey> = Vec::new();
-        for row in rows.iter() {
-            let pair = (groups[row as usize], codes[row as usize]);
-            let group = *pairs.entry(pair).or_insert_with(|| {
-                let mut key = keys[pair.0 as usize].clone();
-                key.0.push(values[pair.1 as usize].clone());
-                combined.push(key);
-                combined.len() as u32 - 1
+        for batch in rows.batches() {
+            ctx.budget.check()?;
+            batch.each(|row| {
+                let pair = (groups[row as usize], codes[row as usize]);
+                let slot = pairs.of(pair);
+                if *slot == NO_GROUP {
+                    *slot = combined.len() as u32;
+                    let mut key = keys[pair.0 as usize].clone();
+                    key.0.push(values[pair.1 as usize].clone());
+                    combined.push(key);
+                }
+                groups[row as usize] = *slot;
             });
-            groups[row as usize] = group;
         }
         keys = combined;
     }
     Ok((Groups::Many(groups), keys))
+}
+
+/// Groups of pairs of codes: a table while that is small, else a map.
+struct Pairs {
+    table: Vec<u32>,
+    width: usize,
+    map: HashMap<(u32, u32), u32>,
+}
+
+/// No group yet.
+const NO_GROUP: u32 = u32::MAX;
+/// Entries of a table, 4 bytes each.
+const PAIRS_MAX: usize = 1 << 18;
+
+impl Pairs {
+    fn new(first: usize, second: usize) -> Pairs {
+        let entries = first.saturating_mul(second);
+        Pairs {
+            table: match entries {
+                ..=PAIRS_MAX => vec![NO_GROUP; entries],
+                _ => Vec::new(),
+            },
+            width: second,
+            map: HashMap::new(),
+        }
+    }
+
+    #[inline(always)]
+    fn of(&mut self, (first, second): (u32, u32)) -> &mut u32 {
+        match self.table.get_mut(first as usize * self.width + second as usize) {
+            Some(slot) => slot,
+            None => self.map.entry((first, second)).or_insert(NO_GROUP),
+        }
+    }
 }
 
 /// Numbers the values of a field: by row its value's number, and the values by number. Number 0 is nil.

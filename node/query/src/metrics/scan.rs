@@ -9,12 +9,11 @@ use std::fmt;
 use model::{SpanId, TraceId};
 
 use super::attributes::compare_rows;
-use super::groups::group_rows;
+use super::groups::{Groups, group_rows};
 use super::partial::{LegPartial, MetricsPartial, seconds};
-use super::sketch::code_of_nanos;
-use super::tally::{Kind, Offers, Tally};
+use super::tally::{Offers, Tally};
 use super::weight::Weights;
-use super::{Leg, MetricsPlan};
+use super::{Intervals, Leg, MetricsPlan};
 use crate::ast::Function;
 use crate::budget::{BATCH, Budget};
 use crate::engine::context::{Context, Ints};
@@ -259,17 +258,7 @@ fn measure(
         0 => None,
         _ => Some(Offers::new(ctx)?),
     };
-    let only = only_interval(ctx, plan);
-    let starts = match only {
-        None => Some(ctx.starts()?),
-        Some(_) => None,
-    };
-    let start_values = starts.as_ref().map_or(&[][..], Ints::values);
-    if only.is_none() && start_values.len() != ctx.rows {
-        return Err(Error::Inconsistent {
-            what: "starts differ in number from the rows",
-        });
-    }
+    let spots = Spots::new(ctx, plan, &groups)?;
     let duration_values = match &source {
         Measure::Duration(durations) if durations.values().len() == ctx.rows => durations.values(),
         Measure::Duration(_) => {
@@ -279,62 +268,150 @@ fn measure(
         }
         _ => &[],
     };
-    // Spans that stand together mostly start together, so the last interval is tried before dividing.
-    let mut last = (1u64, 0u64, 0u32);
+    let nanos = |row: u32| duration_values[row as usize].max(0);
+    match &source {
+        Measure::Nothing => tally_rows(ctx, rows, &spots, &mut tally, offers.as_ref(), |tally, place, row| {
+            tally.counts[place] += weights.of(row);
+        })?,
+        Measure::Duration(_) => tally_rows(ctx, rows, &spots, &mut tally, offers.as_ref(), |tally, place, row| {
+            tally.add_nanos(place, nanos(row), weights.of(row));
+        })?,
+        Measure::Field(runner) => tally_field(ctx, rows, &spots, &mut tally, offers.as_ref(), runner, &weights)?,
+    }
+    // What a row shows as an exemplar; asked of few.
+    let shown = |row: u32| {
+        let Some(place) = spots.at(row, &mut FIRST_STRETCH.clone()).filter(|_| rows.contains(row)) else {
+            return Ok(None);
+        };
+        Ok(match &source {
+            Measure::Nothing => Some((place, None)),
+            Measure::Duration(_) => Some((place, Some(nanos(row) as f64 / 1e9))),
+            Measure::Field(runner) => {
+                let cell = runner.run(ctx, row)?;
+                let first = cell.items().iter().find_map(seconds);
+                first.map(|first| (place, Some(first)))
+            }
+        })
+    };
+    tally.finish(ctx, &keys, known, &shown, partial)
+}
+
+/// A stretch of time whose interval is known: first and last instant, and the interval.
+type Stretch = (u64, u64, u32);
+
+/// Holds nothing.
+const FIRST_STRETCH: Stretch = (1, 0, 0);
+
+/// Where a row counts: in which group and interval.
+struct Spots<'a, 'c> {
+    groups: &'a Groups,
+    intervals: &'a Intervals,
+    /// The interval of all rows, if they have the same.
+    only: Option<u32>,
+    /// Of every row, unless they have the same interval.
+    starts: Option<Ints<'c>>,
+}
+
+impl<'a, 'c> Spots<'a, 'c> {
+    fn new(ctx: &Context<'c>, plan: &'a MetricsPlan, groups: &'a Groups) -> Result<Spots<'a, 'c>> {
+        let only = only_interval(ctx, plan);
+        let starts = match only {
+            None => Some(ctx.starts()?),
+            Some(_) => None,
+        };
+        if starts.as_ref().is_some_and(|starts| starts.values().len() != ctx.rows) {
+            return Err(Error::Inconsistent {
+                what: "starts differ in number from the rows",
+            });
+        }
+        Ok(Spots {
+            groups,
+            intervals: &plan.intervals,
+            only,
+            starts,
+        })
+    }
+
+    fn at(&self, row: u32, last: &mut Stretch) -> Option<(u32, u32)> {
+        let index = match (&self.starts, self.only) {
+            (Some(starts), _) => interval(self.intervals, starts.get(row).cast_unsigned(), last)?,
+            (None, only) => only?,
+        };
+        Some((self.groups.of(row), index))
+    }
+}
+
+/// The interval of an instant. Spans that stand together mostly start together, so the last stretch is tried first.
+#[inline(always)]
+fn interval(intervals: &Intervals, start: u64, last: &mut Stretch) -> Option<u32> {
+    if start < last.0 || start > last.1 {
+        let index = intervals.index(start)?;
+        let covered = intervals.covered(index);
+        *last = (covered.start_unix_nanos, covered.end_unix_nanos, index);
+    }
+    Some(last.2)
+}
+
+/// Calls `add` with the place of each row, and offers each as an exemplar.
+#[inline(always)]
+fn tally_rows(
+    ctx: &Context<'_>,
+    rows: &RowSet,
+    spots: &Spots<'_, '_>,
+    tally: &mut Tally,
+    offers: Option<&Offers<'_>>,
+    add: impl Fn(&mut Tally, usize, u32),
+) -> Result<()> {
+    let starts = spots.starts.as_ref().map_or(&[][..], Ints::values);
+    let mut last = FIRST_STRETCH;
+    for batch in rows.batches() {
+        ctx.budget.check()?;
+        batch.each(|row| {
+            let index = match spots.only {
+                Some(index) => index,
+                None => match interval(spots.intervals, starts[row as usize].cast_unsigned(), &mut last) {
+                    Some(index) => index,
+                    None => return,
+                },
+            };
+            let place = tally.place(spots.groups.of(row), index);
+            add(tally, place, row);
+            if let Some(offers) = offers {
+                tally.offer(offers, place, row);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The same for the values of a field, of which a row may have none or several.
+fn tally_field<'c>(
+    ctx: &Context<'c>,
+    rows: &RowSet,
+    spots: &Spots<'_, '_>,
+    tally: &mut Tally,
+    offers: Option<&Offers<'_>>,
+    runner: &Runner<'_, 'c>,
+    weights: &Weights<'_>,
+) -> Result<()> {
+    let mut last = FIRST_STRETCH;
     for (i, row) in rows.iter().enumerate() {
         if i % BATCH == 0 {
             ctx.budget.check()?;
         }
-        let index = match only {
-            Some(index) => index,
-            None => {
-                let start = start_values[row as usize].cast_unsigned();
-                if start < last.0 || start > last.1 {
-                    let Some(index) = plan.intervals.index(start) else {
-                        continue;
-                    };
-                    let covered = plan.intervals.covered(index);
-                    last = (covered.start_unix_nanos, covered.end_unix_nanos, index);
-                }
-                last.2
-            }
+        let Some((group, index)) = spots.at(row, &mut last) else {
+            continue;
         };
-        let group = groups.of(row);
-        let mut shown = None;
-        let place = match &source {
-            Measure::Nothing => {
-                let place = tally.place(group, index);
-                tally.counts[place] += weights.of(row);
-                place
-            }
-            Measure::Duration(_) => {
-                let place = tally.place(group, index);
-                let nanos = duration_values[row as usize].max(0);
-                let number = nanos as f64 / 1e9;
-                if tally.kind == Kind::Quantile {
-                    tally.add_code(place, code_of_nanos(nanos), number, weights.of(row));
-                } else {
-                    tally.add(place, &Static::Duration(nanos), number, weights.of(row));
-                }
-                shown = Some(number);
-                place
-            }
-            Measure::Field(runner) => {
-                let cell = runner.run(ctx, row)?;
-                let mut place = None;
-                for value in cell.items() {
-                    let Some(number) = seconds(value) else { continue };
-                    let at = *place.get_or_insert_with(|| tally.place(group, index));
-                    tally.add(at, value, number, weights.of(row));
-                    shown = shown.or(Some(number));
-                }
-                let Some(place) = place else { continue };
-                place
-            }
-        };
-        if let Some(offers) = &offers {
-            tally.offer(ctx, offers, place, row, shown)?;
+        let cell = runner.run(ctx, row)?;
+        let mut place = None;
+        for value in cell.items() {
+            let Some(number) = seconds(value) else { continue };
+            let at = *place.get_or_insert_with(|| tally.place(group, index));
+            tally.add(at, value, number, weights.of(row));
+        }
+        if let (Some(place), Some(offers)) = (place, offers) {
+            tally.offer(offers, place, row);
         }
     }
-    tally.finish(ctx, &keys, known, partial)
+    Ok(())
 }

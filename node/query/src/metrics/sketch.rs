@@ -102,6 +102,19 @@ fn representative(code: i32) -> f64 {
 }
 
 impl Sketch {
+    /// An empty one with room for so many buckets.
+    pub(crate) fn with_capacity(buckets: usize) -> Sketch {
+        Sketch {
+            counts: Vec::with_capacity(buckets),
+            count: 0,
+        }
+    }
+
+    /// Whether it has counted nothing.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
     /// Counts a value.
     pub fn add(&mut self, value: f64) {
         if let Some(code) = code(value) {

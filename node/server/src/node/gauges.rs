@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use shard::blocks::Blocks;
 use shard::column_cache::ColumnCache;
+use shard::decoded_cache::DecodedCache;
 use shard::disk_cache::DiskCache;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::owner::Shard;
@@ -23,6 +24,7 @@ pub(super) struct Gauges {
     pub(super) blocks: Arc<Blocks>,
     pub(super) reads: Arc<WatchedReader>,
     pub(super) columns: Arc<ColumnCache>,
+    pub(super) decoded: Arc<DecodedCache>,
     /// None where the store is on this node's disk.
     pub(super) on_disk: Option<Arc<DiskCache>>,
     pub(super) wal: Wal,
@@ -88,6 +90,11 @@ impl Collector for Gauges {
                 "column_cache_bytes",
                 "Columns of blocks in memory",
                 self.columns.kept_bytes(),
+            ),
+            (
+                "decoded_cache_bytes",
+                "Decoded columns of blocks in memory",
+                self.decoded.kept_bytes(),
             ),
             (
                 "read_cache_bytes",
@@ -212,6 +219,16 @@ impl Collector for Gauges {
                 "column_cache_misses",
                 "Ranges of blocks that were not",
                 self.columns.misses(),
+            ),
+            (
+                "decoded_cache_hits",
+                "Columns of row groups that were decoded before",
+                self.decoded.hits(),
+            ),
+            (
+                "decoded_cache_misses",
+                "Columns of row groups that had to be decoded",
+                self.decoded.misses(),
             ),
             (
                 "read_cache_hits",

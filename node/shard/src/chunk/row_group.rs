@@ -1,7 +1,7 @@
 //! One row group of a block as queries see it.
 //!
 //! Columns are fetched when they are first asked for and kept decoded while the chunk lives, so a filter that finds
-//! nothing costs only its own column. Fetching waits for the object store: a chunk is therefore used on a thread that may
+//! nothing costs only its own column; longer in the [`crate::decoded_cache`], where others find them. Fetching waits for the object store: a chunk is therefore used on a thread that may
 //! block, never on the async runtime's own.
 
 use std::borrow::Cow;
@@ -21,22 +21,8 @@ use query::value::Static;
 use super::nested::{self, Nested, OwnerField, RawRows};
 use super::{SCOPE_NAME, SCOPE_VERSION, corrupt};
 use crate::blocks::OpenBlock;
+use crate::decoded_cache::{Decoded, Key, Part, Traces, Trees};
 use crate::turns::Turn;
-
-/// Which trace each row belongs to, and when each starts.
-#[derive(Debug)]
-struct Traces {
-    ordinals: Vec<u32>,
-    ids: Vec<TraceId>,
-    starts: Vec<u64>,
-}
-
-/// The trees.
-#[derive(Debug)]
-struct Trees {
-    descendants: Vec<u32>,
-    parent_distance: Vec<u32>,
-}
 
 /// Of a column of which no more pages are wanted than one part in so many, only those are decoded; else all, and kept.
 const FEW_PAGES: usize = 2;
@@ -58,9 +44,9 @@ pub struct RowGroupChunk {
     block: Arc<OpenBlock>,
     group: usize,
     fetching: Fetching,
-    traces: OnceLock<Traces>,
-    trees: OnceLock<Trees>,
-    columns: Mutex<BTreeMap<ColumnRef, Vec<Arc<Column>>>>,
+    traces: OnceLock<Arc<Traces>>,
+    trees: OnceLock<Arc<Trees>>,
+    columns: Mutex<BTreeMap<ColumnRef, Arc<[Arc<Column>]>>>,
     fetched: AtomicU64,
     fetches: AtomicU64,
     /// Memory counted in the budget.
@@ -112,11 +98,42 @@ impl RowGroupChunk {
             None => self.fetching.turn.outside(|| self.fetching.runtime.block_on(reading)),
         };
         let row_group = fetched.map_err(read_error)?;
-        let bytes = row_group.bytes();
-        self.fetched.fetch_add(bytes as u64, Ordering::Relaxed);
         self.fetches.fetch_add(1, Ordering::Relaxed);
-        self.fetching.budget.spend_bytes(bytes)?;
+        self.spend(row_group.bytes() as u64)?;
         Ok(row_group)
+    }
+
+    fn spend(&self, bytes: u64) -> query::Result<()> {
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+        self.fetching
+            .budget
+            .spend_bytes(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    /// A part as it is kept by the block's cache, at the price of reading it; None if it is not.
+    fn kept(&self, part: &Part) -> query::Result<Option<Decoded>> {
+        let Some((cache, key)) = self.block.decoded().zip(self.key(part)) else {
+            return Ok(None);
+        };
+        let Some(kept) = cache.get(&key) else { return Ok(None) };
+        self.spend(kept.read_bytes)?;
+        Ok(Some(kept.decoded))
+    }
+
+    /// A part that had to be read when [`RowGroupChunk::fetched_bytes`] were `before`.
+    fn keep(&self, part: &Part, decoded: Decoded, before: u64) {
+        if let Some((cache, key)) = self.block.decoded().zip(self.key(part)) {
+            cache.keep(key, decoded, self.fetched_bytes() - before);
+        }
+    }
+
+    fn key(&self, part: &Part) -> Option<Key> {
+        let fence = self.block.index().fences().get(self.group)?;
+        Some(Key {
+            object: Arc::clone(self.block.block().object()),
+            offset: fence.offset,
+            part: part.clone(),
+        })
     }
 
     /// Fetches columns and decodes them; fetches them once more if they turn out to be damaged.
@@ -305,14 +322,43 @@ impl RowGroupChunk {
 
     fn loaded_traces(&self) -> query::Result<&Traces> {
         if self.traces.get().is_none() {
-            let loaded = self.load_traces()?;
-            self.hold(loaded.ids.len() * 24 + loaded.ordinals.len() * 4)?;
+            let loaded = match self.kept(&Part::Traces)? {
+                Some(Decoded::Traces(traces)) => traces,
+                _ => {
+                    let before = self.fetched_bytes();
+                    let loaded = Arc::new(self.load_traces()?);
+                    self.keep(&Part::Traces, Decoded::Traces(Arc::clone(&loaded)), before);
+                    loaded
+                }
+            };
+            self.hold(loaded.heap_bytes())?;
             // Another thread may have been faster; both read the same.
             let _ = self.traces.set(loaded);
         }
-        self.traces.get().ok_or(query::Error::Inconsistent {
-            what: "traces were just loaded",
-        })
+        self.traces
+            .get()
+            .map(|traces| &**traces)
+            .ok_or(query::Error::Inconsistent {
+                what: "traces were just loaded",
+            })
+    }
+
+    /// A column that was decoded before, by this chunk or by another of the same row group.
+    fn whole_if_kept(&self, column: &ColumnRef) -> query::Result<Option<Arc<[Arc<Column>]>>> {
+        if let Some(known) = self.columns.lock().get(column) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let Some(Decoded::Columns(columns)) = self.kept(&Part::Column(column.clone()))? else {
+            return Ok(None);
+        };
+        self.take_in(column, &columns)?;
+        Ok(Some(columns))
+    }
+
+    fn take_in(&self, column: &ColumnRef, columns: &Arc<[Arc<Column>]>) -> query::Result<()> {
+        self.hold(columns.iter().map(|column| column.heap_bytes()).sum())?;
+        self.columns.lock().insert(column.clone(), Arc::clone(columns));
+        Ok(())
     }
 
     /// The pages of a column that hold `rows`, where that is worth while and the column has pages of its own.
@@ -351,6 +397,13 @@ impl RowGroupChunk {
         }
         Ok(Some(vec![read]))
     }
+}
+
+fn owned(columns: &[Arc<Column>]) -> Vec<ColumnCow<'static>> {
+    columns
+        .iter()
+        .map(|column| ColumnCow::Owned(Arc::clone(column)))
+        .collect()
 }
 
 /// A column of integers, dictionary resolved: the writer chooses a dictionary where few values repeat.
@@ -441,8 +494,16 @@ impl Chunk for RowGroupChunk {
 
     fn preorder(&self) -> query::Result<Option<Preorder<'_>>> {
         if self.trees.get().is_none() {
-            let loaded = self.load_trees()?;
-            self.hold(loaded.descendants.len() * 8)?;
+            let loaded = match self.kept(&Part::Trees)? {
+                Some(Decoded::Trees(trees)) => trees,
+                _ => {
+                    let before = self.fetched_bytes();
+                    let loaded = Arc::new(self.load_trees()?);
+                    self.keep(&Part::Trees, Decoded::Trees(Arc::clone(&loaded)), before);
+                    loaded
+                }
+            };
+            self.hold(loaded.heap_bytes())?;
             let _ = self.trees.set(loaded);
         }
         Ok(self.trees.get().map(|trees| Preorder {
@@ -456,8 +517,10 @@ impl Chunk for RowGroupChunk {
     }
 
     fn columns_at(&self, column: &ColumnRef, rows: &[u32]) -> query::Result<Vec<ColumnCow<'_>>> {
-        let is_known = self.columns.lock().contains_key(column);
-        let read = if is_known { None } else { self.read_at(column, rows)? };
+        let read = match self.whole_if_kept(column)? {
+            Some(columns) => return Ok(owned(&columns)),
+            None => self.read_at(column, rows)?,
+        };
         match read {
             None => self.columns(column),
             Some(read) => Ok(read
@@ -468,17 +531,15 @@ impl Chunk for RowGroupChunk {
     }
 
     fn columns(&self, column: &ColumnRef) -> query::Result<Vec<ColumnCow<'_>>> {
-        let known = self.columns.lock().get(column).cloned();
-        let columns = match known {
-            Some(columns) => columns,
-            None => {
-                let read: Vec<Arc<Column>> = self.read(column)?.into_iter().map(Arc::new).collect();
-                self.hold(read.iter().map(|column| column.heap_bytes()).sum())?;
-                self.columns.lock().insert(column.clone(), read.clone());
-                read
-            }
-        };
-        Ok(columns.into_iter().map(ColumnCow::Owned).collect())
+        if let Some(columns) = self.whole_if_kept(column)? {
+            return Ok(owned(&columns));
+        }
+        let before = self.fetched_bytes();
+        let read: Arc<[Arc<Column>]> = self.read(column)?.into_iter().map(Arc::new).collect();
+        let part = Part::Column(column.clone());
+        self.keep(&part, Decoded::Columns(Arc::clone(&read)), before);
+        self.take_in(column, &read)?;
+        Ok(owned(&read))
     }
 
     fn may_contain(&self, column: &ColumnRef, value: &Static) -> bool {

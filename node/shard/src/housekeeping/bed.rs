@@ -21,6 +21,7 @@ use crate::catalog::{
 };
 use crate::collect::Collector;
 use crate::compaction::{Compactor, CompactorOptions};
+use crate::decoded_cache::DecodedCache;
 use crate::flush::byte_range;
 use crate::port::{CatalogPort, LocalCatalog};
 use crate::retention::{Brakes, Retention};
@@ -289,7 +290,16 @@ impl Bed {
 
 fn open_blocks(inner: &Arc<FaultyStore>, store: &Store, dir: &tempfile::TempDir) -> Arc<Blocks> {
     let reader = Arc::new(StoreReader::new(inner.clone()));
-    Arc::new(Blocks::new(store.clone(), reader, dir.path(), 64 << 20).unwrap())
+    Arc::new(
+        Blocks::new(
+            store.clone(),
+            reader,
+            Arc::new(DecodedCache::new(64 << 20)),
+            dir.path(),
+            64 << 20,
+        )
+        .unwrap(),
+    )
 }
 
 fn table(spans: &[Span]) -> SpanTable {

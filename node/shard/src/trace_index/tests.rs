@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::catalog::{DeleteReason, SplitTraces};
+use crate::decoded_cache::DecodedCache;
 use crate::housekeeping::bed::{Bed, HOUR, START, Span, tenant, trace};
 use crate::snapshot::Snapshot;
 use crate::trace::{Places, WholeTrace, whole_trace};
@@ -185,7 +186,13 @@ fn slow_blocks(bed: &Bed) -> (Arc<Blocks>, Arc<InStep>) {
         waiting: Arc::default(),
         reads: Arc::default(),
     });
-    let blocks = Blocks::new(bed.store.clone(), Arc::clone(&reader) as _, bed.dir.path(), 64 << 20);
+    let blocks = Blocks::new(
+        bed.store.clone(),
+        Arc::clone(&reader) as _,
+        Arc::new(DecodedCache::new(1 << 20)),
+        bed.dir.path(),
+        64 << 20,
+    );
     (Arc::new(blocks.unwrap()), reader)
 }
 

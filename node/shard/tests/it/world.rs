@@ -23,6 +23,7 @@ use shard::blocks::Blocks;
 use shard::catalog::{BlockRecord, Catalog, Command, GroupKey, ObjectId, RingTime, SplitTraces};
 use shard::command::ShardCommand;
 use shard::crew::Means;
+use shard::decoded_cache::DecodedCache;
 use shard::flush::Flusher;
 use shard::measure::{MetricsAnswer, measure};
 use shard::owner::{Appended, Shard, ShardOptions};
@@ -90,7 +91,16 @@ impl World {
         let shard = Arc::new(Shard::starting_after(group(), LogIndex(0), options));
         let reader = Arc::new(StoreReader::new(Arc::clone(&store)));
         let store = Store::new(store, Path::from("cluster"));
-        let blocks = Arc::new(Blocks::new(store.clone(), reader, &spool_dir, 64 << 20).unwrap());
+        let blocks = Arc::new(
+            Blocks::new(
+                store.clone(),
+                reader,
+                Arc::new(DecodedCache::new(64 << 20)),
+                &spool_dir,
+                64 << 20,
+            )
+            .unwrap(),
+        );
         let flusher = Flusher {
             shard: Arc::clone(&shard),
             store,
