@@ -165,12 +165,31 @@ fn shared(message: &[u8]) -> Result<Shared<'_>, Malformed> {
     let mut fields = Fields::new(message);
     while let Some(entry) = fields.next_field()? {
         match entry.number {
-            1 => shared.is_repeated |= shared.owner.replace(entry.bytes()?).is_some(),
-            3 => shared.schema_url = entry.bytes()?,
+            1 => {
+                if let Some(before) = shared.owner.replace(entry.bytes()?) {
+                    // Pieces are joined: one that ends inside a field would be completed by the next.
+                    ends_between_fields(before)?;
+                    shared.is_repeated = true;
+                }
+            }
+            3 => {
+                let before = std::mem::replace(&mut shared.schema_url, entry.bytes()?);
+                // Nobody downstream sees this one again, but it is in the message, and the message must be right.
+                std::str::from_utf8(before).map_err(|_| Malformed::Utf8(3))?;
+            }
             _ => {}
         }
     }
+    if shared.is_repeated {
+        ends_between_fields(shared.owner.unwrap_or_default())?;
+    }
     Ok(shared)
+}
+
+fn ends_between_fields(message: &[u8]) -> Result<(), Malformed> {
+    let mut fields = Fields::new(message);
+    while fields.next_field()?.is_some() {}
+    Ok(())
 }
 
 /// All occurrences of field 1, one after the other: to protobuf that is the message they make together.
@@ -210,7 +229,7 @@ pub struct SpanView<'a> {
     pub flags: u32,
 }
 
-/// A repeated or unknown field of a span, met while reading it.
+/// A repeated or unknown field of a span, or one sent twice, met while reading it.
 #[derive(Debug, Clone, Copy)]
 pub enum Repeated<'a> {
     /// A `KeyValue` message.
@@ -219,6 +238,14 @@ pub enum Repeated<'a> {
     Event(Entry<'a>),
     /// A `Link` message.
     Link(Entry<'a>),
+    /// A text or message of which a span has one, that was sent before, and what it was then. For a text the last one
+    /// counts, a message is all of them together.
+    Again {
+        /// The field.
+        number: u32,
+        /// Its bytes until now.
+        before: &'a [u8],
+    },
     /// A field this version does not know.
     Unknown(Entry<'a>),
 }
@@ -247,9 +274,19 @@ pub fn read_span<'a, E: From<Malformed>>(
             }
             span_field::TRACE_ID => view.trace_id = entry.bytes()?,
             span_field::SPAN_ID => view.span_id = entry.bytes()?,
-            span_field::TRACE_STATE => view.trace_state = entry.bytes()?,
+            number @ span_field::TRACE_STATE => {
+                let before = std::mem::replace(&mut view.trace_state, entry.bytes()?);
+                if !before.is_empty() {
+                    each(Repeated::Again { number, before })?;
+                }
+            }
             span_field::PARENT_SPAN_ID => view.parent_span_id = entry.bytes()?,
-            span_field::NAME => view.name = entry.bytes()?,
+            number @ span_field::NAME => {
+                let before = std::mem::replace(&mut view.name, entry.bytes()?);
+                if !before.is_empty() {
+                    each(Repeated::Again { number, before })?;
+                }
+            }
             span_field::KIND => view.kind = entry.varint()?,
             span_field::START => view.start_unix_nanos = entry.fixed64()?,
             span_field::END => view.end_unix_nanos = entry.fixed64()?,
@@ -264,7 +301,11 @@ pub fn read_span<'a, E: From<Malformed>>(
                 each(Repeated::Link(entry))?;
             }
             span_field::DROPPED_LINKS => view.dropped_links = entry.varint()?,
-            span_field::STATUS => view.status = Some(entry.bytes()?),
+            number @ span_field::STATUS => {
+                if let Some(before) = view.status.replace(entry.bytes()?) {
+                    each(Repeated::Again { number, before })?;
+                }
+            }
             span_field::FLAGS => view.flags = entry.fixed32()?,
             _ => each(Repeated::Unknown(entry))?,
         }

@@ -159,6 +159,8 @@ impl SpanTable {
                 self.extra.extend(row, entry.raw);
                 Ok(())
             }
+            // The last one counts. A status in pieces was joined at the door.
+            Repeated::Again { .. } => Ok(()),
         });
         match read.and_then(|view| self.append_fields(row, resource, scope, &view)) {
             Ok(()) => {

@@ -54,6 +54,10 @@ pub mod field {
     pub const KV_LIST: u32 = 6;
     /// `bytes_value`
     pub const BYTES: u32 = 7;
+    /// `string_value_strindex`, which traces do not use
+    pub const STRING_INDEX: u32 = 8;
+    /// `key_strindex` of `KeyValue`, likewise
+    pub const KEY_INDEX: u32 = 3;
 }
 
 impl<'a> ValueRef<'a> {

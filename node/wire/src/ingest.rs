@@ -27,7 +27,7 @@ mod limits;
 mod rewrite;
 mod traces;
 
-use check::Checker;
+use check::{Checked, Checker};
 pub use limits::{Excess, IngestLimits, Outcome, Oversize, Rejection, VALUE_DEPTH_MAX};
 pub use traces::TraceLimits;
 
@@ -270,7 +270,11 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
     #[inline]
     fn span(&mut self, raw: &'a [u8], resource: Shared, scope: Shared) -> Result<(), Fault<'a>> {
         self.scan.outcome.received += 1;
-        let (view, excess) = self.checker.span(raw).map_err(|e| (raw, e))?;
+        let Checked {
+            view,
+            excess,
+            in_pieces,
+        } = self.checker.span(raw).map_err(|e| (raw, e))?;
         let accepted = resource.and_then(|resource| {
             let scope = scope?;
             let trace_id = self.acceptable(&view)?;
@@ -286,7 +290,7 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
                 return Ok(());
             }
         };
-        let span = if excess.is_none() {
+        let span = if excess.is_none() && !in_pieces {
             Cow::Borrowed(raw)
         } else {
             Cow::Owned(rewrite::span(raw, self.limits).map_err(|e| (raw, e))?)

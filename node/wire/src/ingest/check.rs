@@ -16,6 +16,17 @@ pub(super) struct Checker<'l> {
     excess: Excess,
 }
 
+/// A well-formed span.
+#[derive(Debug)]
+pub(super) struct Checked<'a> {
+    /// Its fields.
+    pub(super) view: SpanView<'a>,
+    /// What it has beyond the limits.
+    pub(super) excess: Excess,
+    /// Its status was sent in several pieces, which the rooms below do not expect.
+    pub(super) in_pieces: bool,
+}
+
 impl<'l> Checker<'l> {
     pub(super) fn new(limits: &'l IngestLimits) -> Self {
         Self {
@@ -25,10 +36,11 @@ impl<'l> Checker<'l> {
         }
     }
 
-    /// Checks one span. What it has beyond the limits comes back beside its fields.
+    /// Checks one span.
     #[inline]
-    pub(super) fn span<'a>(&mut self, message: &'a [u8]) -> Result<(SpanView<'a>, Excess), Malformed> {
+    pub(super) fn span<'a>(&mut self, message: &'a [u8]) -> Result<Checked<'a>, Malformed> {
         self.excess = Excess::default();
+        let mut in_pieces = false;
         let (mut attributes, mut events, mut links) = (0, 0, 0);
         let view = otlp::read_span(message, |part| match part {
             Repeated::Attribute(entry) => {
@@ -43,17 +55,29 @@ impl<'l> Checker<'l> {
                 links += 1;
                 self.link(entry.bytes()?)
             }
+            Repeated::Again {
+                number: otlp::span_field::STATUS,
+                before,
+            } => {
+                in_pieces = true;
+                status(before)
+            }
+            Repeated::Again { number, before } => text(before, number),
             Repeated::Unknown(_) => Ok(()),
         })?;
         text(view.trace_state, otlp::span_field::TRACE_STATE)?;
         text(view.name, otlp::span_field::NAME)?;
-        if let Some(status) = view.status {
-            text(otlp::read_status(status)?.message, otlp::span_field::STATUS)?;
+        if let Some(message) = view.status {
+            status(message)?;
         }
         self.excess.attributes += beyond(attributes, self.limits.attributes_max);
         self.excess.events += beyond(events, self.limits.events_max);
         self.excess.links += beyond(links, self.limits.links_max);
-        Ok((view, self.excess))
+        Ok(Checked {
+            view,
+            excess: self.excess,
+            in_pieces,
+        })
     }
 
     /// Checks a `Resource`.
@@ -155,6 +179,7 @@ impl<'l> Checker<'l> {
                     self.excess.keys += u64::from(key.len() > self.limits.key_bytes_max);
                 }
                 2 => self.any_value(entry.bytes()?, depth)?,
+                field::KEY_INDEX => drop(entry.varint()?),
                 _ => {}
             }
         }
@@ -179,6 +204,7 @@ impl<'l> Checker<'l> {
                     let value = entry.bytes()?;
                     self.excess.values += u64::from(value.len() > self.limits.value_bytes_max);
                 }
+                field::STRING_INDEX => drop(entry.varint()?),
                 _ => {}
             }
         }
@@ -217,6 +243,18 @@ impl<'l> Checker<'l> {
         self.nodes_left = self.nodes_left.checked_sub(1).ok_or(Malformed::TooMany)?;
         Ok(())
     }
+}
+
+fn status(message: &[u8]) -> Result<(), Malformed> {
+    let mut fields = Fields::new(message);
+    while let Some(entry) = fields.next_field()? {
+        match entry.number {
+            2 => text(entry.bytes()?, otlp::span_field::STATUS)?,
+            3 => drop(entry.varint()?),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn entity_ref(message: &[u8]) -> Result<(), Malformed> {

@@ -1,4 +1,5 @@
-//! Cuts a message down to the limits. Only messages that [`super::check`] found too large come here, so this may allocate.
+//! Cuts a message down to the limits. Only messages that [`super::check`] found too large come here, and spans whose status
+//! came in pieces, so this may allocate.
 //!
 //! The first attributes, events and links are kept, the rest is counted into the message's own `dropped_…_count`. Strings
 //! are cut at a character and end in `…`; with it they fill the limit at most.
@@ -16,10 +17,13 @@ pub(super) fn span(message: &[u8], limits: &IngestLimits) -> Result<Vec<u8>, Mal
     let mut attributes = Quota::new(limits.attributes_max, span_field::DROPPED_ATTRIBUTES);
     let mut events = Quota::new(limits.events_max, span_field::DROPPED_EVENTS);
     let mut links = Quota::new(limits.links_max, span_field::DROPPED_LINKS);
+    let mut status: Option<Vec<u8>> = None;
     let mut out = Vec::with_capacity(message.len());
     let mut fields = Fields::new(message);
     while let Some(entry) = fields.next_field()? {
         match entry.number {
+            // To protobuf, the pieces of a message are one message.
+            span_field::STATUS => status.get_or_insert_default().extend_from_slice(entry.bytes()?),
             span_field::ATTRIBUTES => attributes.keep(&mut out, entry, |pair| key_value(pair, limits))?,
             span_field::EVENTS => events.keep(&mut out, entry, |event| owner(event, 3, 4, limits))?,
             span_field::LINKS => links.keep(&mut out, entry, |link| owner(link, 4, 5, limits))?,
@@ -28,6 +32,9 @@ pub(super) fn span(message: &[u8], limits: &IngestLimits) -> Result<Vec<u8>, Mal
             span_field::DROPPED_LINKS => links.already(entry)?,
             _ => out.extend_from_slice(entry.raw),
         }
+    }
+    if let Some(status) = status {
+        proto::write_bytes(&mut out, span_field::STATUS, &status);
     }
     attributes.finish(&mut out);
     events.finish(&mut out);

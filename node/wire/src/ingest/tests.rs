@@ -929,10 +929,232 @@ fn a_large_request_is_cut_into_the_same_parts_by_every_retry() {
     assert_eq!(hashes.len(), first.len());
 }
 
+/// A span, followed by fields that it has already or that belong elsewhere: what is stored is what prost makes of it.
+#[test]
+fn a_field_that_is_sent_again_is_checked_and_counts_as_protobuf_says() {
+    let field = |number: u32, bytes: &[u8]| {
+        let mut out = Vec::new();
+        model::proto::write_bytes(&mut out, number, bytes);
+        out
+    };
+    let status = |message: &str, code: i32| Status {
+        message: message.into(),
+        code,
+    };
+    let first = Span {
+        trace_state: "a=1".into(),
+        status: Some(status("it broke", 0)),
+        ..span()
+    };
+    let key_with = |rest: &[u8]| field(9, &[&field(1, b"k")[..], rest].concat());
+    let rows: [(&str, Vec<u8>, bool); 12] = [
+        ("name", field(5, b"later"), true),
+        ("name, emptied", field(5, b""), true),
+        ("trace state", field(3, b"b=2"), true),
+        ("status code", field(15, &status("", 2).encode_to_vec()), true),
+        (
+            "status message",
+            field(15, &status("it broke again", 0).encode_to_vec()),
+            true,
+        ),
+        ("empty status", field(15, b""), true),
+        (
+            "two more",
+            [
+                field(15, &status("", 2).encode_to_vec()),
+                field(15, &status("z", 1).encode_to_vec()),
+            ]
+            .concat(),
+            true,
+        ),
+        (
+            "name, bad and then good",
+            [field(5, b"\xff"), field(5, b"good")].concat(),
+            false,
+        ),
+        (
+            "trace state, bad and then good",
+            [field(3, b"\xff"), field(3, b"good")].concat(),
+            false,
+        ),
+        (
+            "status, bad and then good",
+            [field(15, b"\x12\x05a"), field(15, b"")].concat(),
+            false,
+        ),
+        ("index of a key that is a text", key_with(&field(3, b"x")), false),
+        (
+            "index of a text that is a text",
+            key_with(&field(2, &field(8, b"x"))),
+            false,
+        ),
+    ];
+    for (what, more, good) in rows {
+        let bytes = [first.encode_to_vec(), more].concat();
+        let body = field(1, &field(2, &field(2, &bytes)));
+        let theirs = Span::decode(&bytes[..]);
+        assert_eq!(theirs.is_ok(), good, "{what}");
+        match scan(&body, &IngestLimits::default(), one_shard) {
+            Ok(scan) => {
+                // What was accepted is whole after the table, too.
+                let kept = stored(scan);
+                assert_eq!(kept, [theirs.expect(what)], "{what}");
+                let mut table = model::SpanTable::new();
+                let (resource, scope) = (table.intern_resource(None, b""), table.intern_scope(None, b""));
+                let row = table.append(resource, scope, &kept[0].encode_to_vec()).unwrap();
+                let mut out = Vec::new();
+                table.write_span(row, &mut out);
+                assert_eq!([Span::decode(&out[..]).unwrap()], kept[..], "{what}");
+            }
+            Err(error) => assert!(!good, "{what}: {error}"),
+        }
+    }
+}
+
+/// The same for what spans share: pieces are joined, and each must be a message.
+#[test]
+fn a_schema_url_or_resource_that_is_sent_again_is_checked() {
+    let field = |number: u32, bytes: &[u8]| {
+        let mut out = Vec::new();
+        model::proto::write_bytes(&mut out, number, bytes);
+        out
+    };
+    let scope_spans = field(2, &field(2, &span().encode_to_vec()));
+    let rows: [(&str, Vec<u8>); 4] = [
+        ("a good one, twice", [field(3, b"a"), field(3, b"b")].concat()),
+        ("bad and then good", [field(3, b"\xff"), field(3, b"b")].concat()),
+        // Together the pieces would be an attribute without a key.
+        (
+            "a piece that ends inside a field",
+            [field(1, b"\x0a\x02"), field(1, b"\x12\x00")].concat(),
+        ),
+        (
+            "the last piece ends inside a field",
+            [field(1, b""), field(1, b"\x0a\x02")].concat(),
+        ),
+    ];
+    for (what, more) in rows {
+        for body in [
+            field(1, &[&scope_spans[..], &more].concat()),
+            field(1, &field(2, &[&field(2, &span().encode_to_vec())[..], &more].concat())),
+        ] {
+            let theirs = ExportTraceServiceRequest::decode(&body[..]);
+            let ours = scan(&body, &IngestLimits::default(), one_shard);
+            assert_eq!(
+                ours.is_ok(),
+                theirs.is_ok(),
+                "{what}: {:?}, {:?}",
+                ours.err(),
+                theirs.err()
+            );
+        }
+    }
+}
+
+/// A request that has every field once, and no long ones.
+fn every_field() -> ExportTraceServiceRequest {
+    let mut values = vec![
+        Value::StringValue("v".into()),
+        Value::BoolValue(true),
+        Value::IntValue(-1),
+        Value::DoubleValue(0.5),
+        Value::BytesValue(vec![0xff]),
+    ];
+    let any = |value| AnyValue { value: Some(value) };
+    values.push(Value::ArrayValue(ArrayValue {
+        values: vec![any(Value::IntValue(7))],
+    }));
+    values.push(Value::KvlistValue(KeyValueList {
+        values: vec![pair("k", text("v"))],
+    }));
+    let one = || vec![pair("k", text("v"))];
+    let span = Span {
+        trace_state: "a=1".into(),
+        parent_span_id: vec![3; 8],
+        flags: 1,
+        kind: 2,
+        end_time_unix_nano: 9,
+        attributes: values.into_iter().map(|value| pair("k", value)).collect(),
+        dropped_attributes_count: 1,
+        events: vec![Event {
+            time_unix_nano: 6,
+            name: "e".into(),
+            attributes: one(),
+            dropped_attributes_count: 1,
+        }],
+        dropped_events_count: 1,
+        links: vec![Link {
+            trace_id: vec![4; 16],
+            span_id: vec![5; 8],
+            trace_state: "b=2".into(),
+            attributes: one(),
+            dropped_attributes_count: 1,
+            flags: 1,
+        }],
+        dropped_links_count: 1,
+        status: Some(Status {
+            message: "m".into(),
+            code: 2,
+        }),
+        ..span()
+    };
+    let mut request = request(vec![span]);
+    let resource_spans = &mut request.resource_spans[0];
+    resource_spans.schema_url = "u".into();
+    resource_spans.resource = Some(Resource {
+        attributes: one(),
+        dropped_attributes_count: 1,
+        entity_refs: Vec::new(),
+    });
+    resource_spans.scope_spans[0].schema_url = "u".into();
+    resource_spans.scope_spans[0].scope = Some(InstrumentationScope {
+        name: "s".into(),
+        version: "1".into(),
+        attributes: one(),
+        dropped_attributes_count: 1,
+    });
+    request
+}
+
+/// What we accept, prost reads; what prost reads and we refuse is an old group or nested too deeply.
+fn agrees_with_prost(body: &[u8]) -> Result<(), TestCaseError> {
+    let theirs = ExportTraceServiceRequest::decode(body);
+    match scan(body, &IngestLimits::default(), one_shard) {
+        Ok(scan) => {
+            prop_assert!(theirs.is_ok(), "{}", theirs.unwrap_err());
+            let theirs = theirs.unwrap();
+            let count: usize = theirs
+                .resource_spans
+                .iter()
+                .flat_map(|r| &r.scope_spans)
+                .map(|s| s.spans.len())
+                .sum();
+            prop_assert_eq!(scan.outcome().received, count as u64);
+        }
+        Err(Error::Otlp {
+            source: Malformed::Tag | Malformed::TooDeep,
+            ..
+        }) => {}
+        Err(error) => prop_assert!(theirs.is_err(), "{}", error),
+    }
+    Ok(())
+}
+
+#[test]
+fn agrees_with_prost_whatever_one_byte_is() {
+    let whole = every_field().encode_to_vec();
+    for place in 0..whole.len() {
+        let mut body = whole.clone();
+        for byte in 0..=255 {
+            body[place] = byte;
+            agrees_with_prost(&body).unwrap_or_else(|error| panic!("byte {place} is {byte}: {error}"));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// What we accept, prost reads; what prost reads and we refuse is an old group or nested too deeply.
     #[test]
     fn agrees_with_prost_on_damaged_requests(seed in 0u64..50, damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let mut body = synthetic::request(seed, 6).encode_to_vec();
@@ -940,16 +1162,6 @@ proptest! {
             let place = place.index(body.len());
             body[place] = *byte;
         }
-        let theirs = ExportTraceServiceRequest::decode(&body[..]);
-        match scan(&body, &IngestLimits::default(), one_shard) {
-            Ok(scan) => {
-                prop_assert!(theirs.is_ok());
-                let theirs = theirs.unwrap();
-                let count: usize = theirs.resource_spans.iter().flat_map(|r| &r.scope_spans).map(|s| s.spans.len()).sum();
-                prop_assert_eq!(scan.outcome().received, count as u64);
-            }
-            Err(Error::Otlp { source: Malformed::Tag | Malformed::TooDeep, .. }) => {}
-            Err(error) => prop_assert!(theirs.is_err(), "{}", error),
-        }
+        agrees_with_prost(&body)?;
     }
 }

@@ -38,7 +38,7 @@ fn read(templates: &Templates, copy: u64, base: u64) -> Vec<Seen> {
                             Repeated::Attribute(_) => attributes += 1,
                             Repeated::Event(_) => events += 1,
                             Repeated::Link(_) => links += 1,
-                            Repeated::Unknown(_) => panic!("no unknown fields are sent"),
+                            Repeated::Unknown(_) | Repeated::Again { .. } => panic!("no such fields are sent"),
                         }
                         Ok(())
                     })
