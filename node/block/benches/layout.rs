@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use block::{Block, BlockStats, BlockWriter, Columns, Field, MemoryReader, RowGroup, Schema, SectionLocation};
 use bytes::Bytes;
 use model::column::{Dict, OwnedValues};
-use model::{SpanTable, TenantId, TraceId, Value};
+use model::otlp::{self, Fault, Owner, Repeated, Visit};
+use model::proto::Malformed;
+use model::{SpanTable, TenantId, TraceId, Value, ValueRef};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 
@@ -299,26 +301,78 @@ fn zstd_bytes(requests: &[Vec<u8>]) -> usize {
     total + zstd::bulk::compress(&frame, 1).unwrap().len()
 }
 
+/// Counts texts among the attributes.
+struct Walk(usize);
+
+impl<'a> Visit<'a> for Walk {
+    fn span(&mut self, span: &'a [u8]) -> Result<(), Fault<'a>> {
+        let view = otlp::read_span(span, |repeated| {
+            if let Repeated::Attribute(entry) = repeated {
+                let pair = otlp::read_key_value(entry.bytes()?)?;
+                let is_text = matches!(ValueRef::from_any_value(pair.value)?, ValueRef::String(_));
+                self.0 += usize::from(is_text);
+            }
+            Ok::<(), Malformed>(())
+        });
+        black_box(view.unwrap());
+        Ok(())
+    }
+
+    fn scope_ends(&mut self, scope: Owner<'a>, _: &'a [u8]) -> Result<(), Fault<'a>> {
+        black_box(scope);
+        Ok(())
+    }
+
+    fn resource_ends(&mut self, resource: Owner<'a>, _: &'a [u8]) -> Result<(), Fault<'a>> {
+        black_box(resource);
+        Ok(())
+    }
+}
+
 fn walk(request: &[u8]) -> usize {
-    let mut seen = 0;
-    for resource in model::otlp::resource_spans(request) {
-        for scope in resource.unwrap().scope_spans() {
-            for span in scope.unwrap().spans() {
-                let view = model::otlp::read_span::<model::proto::Malformed>(span.unwrap(), |repeated| {
-                    if let model::otlp::Repeated::Attribute(entry) = repeated {
-                        let pair = model::otlp::read_key_value(entry.bytes()?)?;
-                        seen += usize::from(matches!(
-                            model::ValueRef::from_any_value(pair.value)?,
-                            model::ValueRef::String(_)
-                        ));
-                    }
-                    Ok(())
-                });
-                black_box(view.unwrap());
+    let mut walk = Walk(0);
+    otlp::walk(request, &mut walk).unwrap();
+    walk.0
+}
+
+/// Appends spans when it is known whose they are.
+struct Append<'t, 'a> {
+    table: &'t mut SpanTable,
+    spans: Vec<&'a [u8]>,
+    /// Scope, and the first of its spans.
+    scopes: Vec<(u32, usize)>,
+    first: usize,
+}
+
+impl<'a> Visit<'a> for Append<'_, 'a> {
+    fn span(&mut self, span: &'a [u8]) -> Result<(), Fault<'a>> {
+        self.spans.push(span);
+        Ok(())
+    }
+
+    fn scope_ends(&mut self, scope: Owner<'a>, _: &'a [u8]) -> Result<(), Fault<'a>> {
+        let scope = self.table.intern_scope(scope.message.as_deref(), scope.schema_url);
+        self.scopes.push((scope, self.first));
+        self.first = self.spans.len();
+        Ok(())
+    }
+
+    fn resource_ends(&mut self, resource: Owner<'a>, _: &'a [u8]) -> Result<(), Fault<'a>> {
+        let resource = self
+            .table
+            .intern_resource(resource.message.as_deref(), resource.schema_url);
+        let mut spans = self.spans.drain(..).enumerate().peekable();
+        for (i, (scope, _)) in self.scopes.iter().enumerate() {
+            let end = self.scopes.get(i + 1).map_or(usize::MAX, |(_, first)| *first);
+            while let Some((_, span)) = spans.next_if(|(place, _)| *place < end) {
+                self.table.append(resource, *scope, span).unwrap();
             }
         }
+        drop(spans);
+        self.scopes.clear();
+        self.first = 0;
+        Ok(())
     }
-    seen
 }
 
 fn append(requests: &[Vec<u8>]) -> Vec<SpanTable> {
@@ -327,18 +381,13 @@ fn append(requests: &[Vec<u8>]) -> Vec<SpanTable> {
         if tables.last().is_some_and(|t| t.len() >= TABLE_ROWS) {
             tables.push(SpanTable::new());
         }
-        let table = tables.last_mut().unwrap();
-        for resource in model::otlp::resource_spans(request) {
-            let resource = resource.unwrap();
-            let owner = table.intern_resource(resource.resource, resource.schema_url);
-            for scope in resource.scope_spans() {
-                let scope = scope.unwrap();
-                let library = table.intern_scope(scope.scope, scope.schema_url);
-                for span in scope.spans() {
-                    table.append(owner, library, span.unwrap()).unwrap();
-                }
-            }
-        }
+        let mut append = Append {
+            table: tables.last_mut().unwrap(),
+            spans: Vec::new(),
+            scopes: Vec::new(),
+            first: 0,
+        };
+        otlp::walk(request, &mut append).unwrap();
     }
     tables
 }

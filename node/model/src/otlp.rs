@@ -10,6 +10,10 @@
 
 use crate::proto::{self, Entry, Field, Fields, Malformed};
 
+mod request;
+
+pub use request::{Fault, Owner, Visit, walk};
+
 /// Field numbers of `Span`.
 pub mod span_field {
     /// `trace_id`
@@ -49,75 +53,14 @@ pub mod span_field {
 /// Highest `SpanKind` that OTLP defines (`CONSUMER`).
 pub const KIND_MAX: u8 = 5;
 
-/// One `ResourceSpans`: what all its spans share, and the message to find them in.
-#[derive(Debug, Clone, Copy)]
-pub struct ResourceSpans<'a> {
-    /// The `Resource` message; `None` when the sender left it out. The last one if it was sent several times, see
-    /// [`ResourceSpans::merged_resource`].
-    pub resource: Option<&'a [u8]>,
-    /// Empty when the sender left it out.
-    pub schema_url: &'a [u8],
-    is_repeated: bool,
-    message: &'a [u8],
-}
-
-/// One `ScopeSpans`, likewise.
-#[derive(Debug, Clone, Copy)]
-pub struct ScopeSpans<'a> {
-    /// The `InstrumentationScope` message; `None` when the sender left it out. The last one if it was sent several times,
-    /// see [`ScopeSpans::merged_scope`].
-    pub scope: Option<&'a [u8]>,
-    /// Empty when the sender left it out.
-    pub schema_url: &'a [u8],
-    is_repeated: bool,
-    message: &'a [u8],
-}
-
-/// The `ResourceSpans` of a request body, in order.
-pub fn resource_spans(body: &[u8]) -> impl Iterator<Item = Result<ResourceSpans<'_>, Malformed>> {
-    members(body, 1).map(|message| {
-        let message = message?;
-        let (resource, schema_url, is_repeated) = shared(message)?.parts();
-        Ok(ResourceSpans {
-            resource,
-            schema_url,
-            is_repeated,
-            message,
-        })
-    })
-}
-
-impl<'a> ResourceSpans<'a> {
-    /// The `Resource` of a sender that sent it in several pieces, which are one message to protobuf. `None`: it did not.
-    pub fn merged_resource(&self) -> Option<Vec<u8>> {
-        self.is_repeated.then(|| merged_owner(self.message))
-    }
-
-    /// The `ScopeSpans` in order.
-    pub fn scope_spans(&self) -> impl Iterator<Item = Result<ScopeSpans<'a>, Malformed>> + use<'a> {
-        members(self.message, 2).map(|message| {
-            let message = message?;
-            let (scope, schema_url, is_repeated) = shared(message)?.parts();
-            Ok(ScopeSpans {
-                scope,
-                schema_url,
-                is_repeated,
-                message,
-            })
-        })
-    }
-}
-
-impl<'a> ScopeSpans<'a> {
-    /// The `InstrumentationScope`, likewise.
-    pub fn merged_scope(&self) -> Option<Vec<u8>> {
-        self.is_repeated.then(|| merged_owner(self.message))
-    }
-
-    /// The `Span` messages in order.
-    pub fn spans(&self) -> impl Iterator<Item = Result<&'a [u8], Malformed>> + use<'a> {
-        members(self.message, 2)
-    }
+/// The `Span` messages of a request, in order, for those who need not know whose they are.
+pub fn spans(body: &[u8]) -> impl Iterator<Item = Result<&[u8], Malformed>> {
+    let inner = |message: Result<_, Malformed>| match message {
+        Ok(message) => (Some(members(message, 2)), None),
+        Err(error) => (None, Some(Err(error))),
+    };
+    let flat = move |(members, error)| Iterator::chain(Option::into_iter(members).flatten(), Option::into_iter(error));
+    members(body, 1).map(inner).flat_map(flat).map(inner).flat_map(flat)
 }
 
 /// The members of repeated field `number`, which must be messages.
@@ -142,60 +85,6 @@ fn members(message: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], Ma
         }
         None
     })
-}
-
-/// What all spans of a `ResourceSpans` or `ScopeSpans` share.
-#[derive(Default)]
-struct Shared<'a> {
-    owner: Option<&'a [u8]>,
-    schema_url: &'a [u8],
-    /// The owner was there several times; this is the last one.
-    is_repeated: bool,
-}
-
-impl<'a> Shared<'a> {
-    fn parts(self) -> (Option<&'a [u8]>, &'a [u8], bool) {
-        (self.owner, self.schema_url, self.is_repeated)
-    }
-}
-
-/// Fields 1 and 3 of `ResourceSpans` and of `ScopeSpans`. They may stand after the spans, so this looks at the whole message.
-fn shared(message: &[u8]) -> Result<Shared<'_>, Malformed> {
-    let mut shared = Shared::default();
-    let mut fields = Fields::new(message);
-    while let Some(entry) = fields.next_field()? {
-        match entry.number {
-            1 => {
-                if let Some(before) = shared.owner.replace(entry.bytes()?) {
-                    // Pieces are joined: one that ends inside a field would be completed by the next.
-                    ends_between_fields(before)?;
-                    shared.is_repeated = true;
-                }
-            }
-            3 => {
-                let before = std::mem::replace(&mut shared.schema_url, entry.bytes()?);
-                // Nobody downstream sees this one again, but it is in the message, and the message must be right.
-                std::str::from_utf8(before).map_err(|_| Malformed::Utf8(3))?;
-            }
-            _ => {}
-        }
-    }
-    if shared.is_repeated {
-        ends_between_fields(shared.owner.unwrap_or_default())?;
-    }
-    Ok(shared)
-}
-
-fn ends_between_fields(message: &[u8]) -> Result<(), Malformed> {
-    let mut fields = Fields::new(message);
-    while fields.next_field()?.is_some() {}
-    Ok(())
-}
-
-/// All occurrences of field 1, one after the other: to protobuf that is the message they make together.
-fn merged_owner(message: &[u8]) -> Vec<u8> {
-    // What cannot be read ends the walk; [`shared`] has been over it before.
-    members(message, 1).map_while(Result::ok).flatten().copied().collect()
 }
 
 /// The single-valued fields of one span. A field that the sender left out has its protobuf default.

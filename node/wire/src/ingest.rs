@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use model::otlp::{self, SpanView};
+use model::otlp::{self, Fault, Owner, SpanView, Visit};
 use model::proto::Malformed;
 use model::{ShardId, SpanId, TenantId, TraceId};
 
@@ -49,6 +49,7 @@ pub struct Scan<'a> {
 #[derive(Debug)]
 struct Row<'a> {
     span: Cow<'a, [u8]>,
+    /// Known when its `ResourceSpans` ends, as its scope is when the `ScopeSpans` does.
     resource: u32,
     scope: u32,
     start_unix_nanos: u64,
@@ -110,9 +111,10 @@ pub fn scan<'a>(
         limits,
         shard_of,
         checker: Checker::new(limits),
-        known_resources: BTreeMap::new(),
-        known_scopes: BTreeMap::new(),
+        known: [BTreeMap::new(), BTreeMap::new()],
         seen: [0; 2],
+        resource_began: Mark::default(),
+        scope_began: Mark::default(),
         scan: Scan {
             outcome: Outcome::default(),
             resources: SharedTable::new(),
@@ -123,7 +125,7 @@ pub fn scan<'a>(
             left_out: None,
         },
     };
-    scanner.request().map_err(|(place, source)| Error::Otlp {
+    otlp::walk(body, &mut scanner).map_err(|(place, source)| Error::Otlp {
         position: offset(body, place),
         source,
     })?;
@@ -139,8 +141,6 @@ const DISTINCT_MAX: usize = 1 << 17;
 /// Spans are seldom smaller; a body of smaller ones makes the vector grow.
 const ROW_BODY_BYTES_GUESS: usize = 256;
 
-type Fault<'a> = (&'a [u8], Malformed);
-
 /// A resource or scope of the request: its index, or why none of its spans can be accepted.
 type Shared = Result<u32, Rejection>;
 
@@ -148,19 +148,22 @@ type Shared = Result<u32, Rejection>;
 type Kept<'a> = Result<Option<Cow<'a, [u8]>>, Rejection>;
 
 /// What resources and scopes differ in.
-struct Owner {
+struct OwnerKind {
     number: usize,
+    table: for<'s, 'a> fn(&'s mut Scan<'a>) -> &'s mut SharedTable<'a>,
     check: fn(&mut Checker<'_>, &[u8]) -> Result<Excess, Malformed>,
     cut: fn(&[u8], &IngestLimits) -> Result<Vec<u8>, Malformed>,
 }
 
-const RESOURCE: Owner = Owner {
+const RESOURCE: OwnerKind = OwnerKind {
     number: 0,
+    table: |scan| &mut scan.resources,
     check: |checker, message| checker.resource(message),
     cut: rewrite::resource,
 };
-const SCOPE: Owner = Owner {
+const SCOPE: OwnerKind = OwnerKind {
     number: 1,
+    table: |scan| &mut scan.scopes,
     check: |checker, message| checker.scope(message),
     cut: rewrite::scope,
 };
@@ -170,72 +173,75 @@ struct Scanner<'a, 'l, F> {
     limits: &'l IngestLimits,
     shard_of: F,
     checker: Checker<'l>,
-    known_resources: BTreeMap<(Option<&'a [u8]>, &'a [u8]), Shared>,
-    known_scopes: BTreeMap<(Option<&'a [u8]>, &'a [u8]), Shared>,
-    /// Different ones so far, by [`Owner::number`].
+    /// By [`OwnerKind::number`], and by message and schema url.
+    known: [BTreeMap<(Option<&'a [u8]>, &'a [u8]), Shared>; 2],
+    /// Different ones so far, likewise.
     seen: [usize; 2],
+    /// Where the present `ResourceSpans` and `ScopeSpans` began.
+    resource_began: Mark,
+    scope_began: Mark,
     scan: Scan<'a>,
 }
 
-impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
-    fn request(&mut self) -> Result<(), Fault<'a>> {
-        let body = self.body;
-        for resource_spans in otlp::resource_spans(body) {
-            let resource_spans = resource_spans.map_err(|e| (body, e))?;
-            let place = resource_spans.resource.unwrap_or(body);
-            let resource = match resource_spans.merged_resource() {
-                None => self.resource(resource_spans.resource, resource_spans.schema_url)?,
-                Some(merged) => self.merged_resource(merged, resource_spans.schema_url, place)?,
-            };
-            for scope_spans in resource_spans.scope_spans() {
-                let scope_spans = scope_spans.map_err(|e| (place, e))?;
-                let scope = match scope_spans.merged_scope() {
-                    None => self.scope(scope_spans.scope, scope_spans.schema_url)?,
-                    Some(merged) => self.merged_scope(merged, scope_spans.schema_url, place)?,
-                };
-                for span in scope_spans.spans() {
-                    self.span(span.map_err(|e| (place, e))?, resource, scope)?;
-                }
+/// How far a scan had come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    rows: usize,
+    runs: usize,
+    cut: Excess,
+}
+
+impl<'a, F: Fn(&TraceId) -> ShardId> Visit<'a> for Scanner<'a, '_, F> {
+    #[inline]
+    fn span(&mut self, span: &'a [u8]) -> Result<(), Fault<'a>> {
+        self.take(span)
+    }
+
+    fn scope_ends(&mut self, scope: Owner<'a>, place: &'a [u8]) -> Result<(), Fault<'a>> {
+        match self.shared(scope, &SCOPE, place)? {
+            Ok(scope) => {
+                let rows = &mut self.scan.rows[self.scope_began.rows..];
+                rows.iter_mut().for_each(|row| row.scope = scope);
             }
+            Err(reason) => self.scan.take_back(self.scope_began, reason),
         }
+        self.scope_began = self.scan.mark();
         Ok(())
     }
 
-    fn resource(&mut self, message: Option<&'a [u8]>, schema_url: &'a [u8]) -> Result<Shared, Fault<'a>> {
-        if let Some(known) = self.known_resources.get(&(message, schema_url)) {
+    fn resource_ends(&mut self, resource: Owner<'a>, place: &'a [u8]) -> Result<(), Fault<'a>> {
+        match self.shared(resource, &RESOURCE, place)? {
+            Ok(resource) => {
+                let rows = &mut self.scan.rows[self.resource_began.rows..];
+                rows.iter_mut().for_each(|row| row.resource = resource);
+            }
+            Err(reason) => self.scan.take_back(self.resource_began, reason),
+        }
+        self.resource_began = self.scan.mark();
+        self.scope_began = self.resource_began;
+        Ok(())
+    }
+}
+
+impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
+    /// The index of a resource or scope. `place` is where it stands.
+    fn shared(&mut self, owner: Owner<'a>, kind: &OwnerKind, place: &'a [u8]) -> Result<Shared, Fault<'a>> {
+        let schema_url = owner.schema_url;
+        check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
+        // Nobody sends owners in pieces, so equal ones of these are not recognised.
+        let name = match &owner.message {
+            None => Some((None, schema_url)),
+            Some(Cow::Borrowed(message)) => Some((Some(*message), schema_url)),
+            Some(Cow::Owned(_)) => None,
+        };
+        if let Some(known) = name.and_then(|name| self.known[kind.number].get(&name)) {
             return Ok(*known);
         }
-        check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
-        let raw = message.unwrap_or_default();
-        let kept = self.keep(message.map(Cow::Borrowed), schema_url, raw, &RESOURCE)?;
-        let shared = kept.map(|message| self.scan.resources.push(message, schema_url));
-        self.known_resources.insert((message, schema_url), shared);
+        let kept = self.keep(owner.message, schema_url, place, kind)?;
+        let table = (kind.table)(&mut self.scan);
+        let shared = kept.map(|message| table.push(message, schema_url));
+        self.known[kind.number].extend(name.map(|name| (name, shared)));
         Ok(shared)
-    }
-
-    fn scope(&mut self, message: Option<&'a [u8]>, schema_url: &'a [u8]) -> Result<Shared, Fault<'a>> {
-        if let Some(known) = self.known_scopes.get(&(message, schema_url)) {
-            return Ok(*known);
-        }
-        check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
-        let raw = message.unwrap_or_default();
-        let kept = self.keep(message.map(Cow::Borrowed), schema_url, raw, &SCOPE)?;
-        let shared = kept.map(|message| self.scan.scopes.push(message, schema_url));
-        self.known_scopes.insert((message, schema_url), shared);
-        Ok(shared)
-    }
-
-    /// A resource that came in pieces. Nobody sends these, so equal ones are not recognised.
-    fn merged_resource(&mut self, merged: Vec<u8>, schema_url: &'a [u8], place: &'a [u8]) -> Result<Shared, Fault<'a>> {
-        check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
-        let kept = self.keep(Some(Cow::Owned(merged)), schema_url, place, &RESOURCE)?;
-        Ok(kept.map(|message| self.scan.resources.push(message, schema_url)))
-    }
-
-    fn merged_scope(&mut self, merged: Vec<u8>, schema_url: &'a [u8], place: &'a [u8]) -> Result<Shared, Fault<'a>> {
-        check::text(schema_url, 3).map_err(|e| (schema_url, e))?;
-        let kept = self.keep(Some(Cow::Owned(merged)), schema_url, place, &SCOPE)?;
-        Ok(kept.map(|message| self.scan.scopes.push(message, schema_url)))
     }
 
     /// Checks a resource or scope, and cuts or rejects one that is beyond the limits. `place` is where it stands.
@@ -244,21 +250,21 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         message: Option<Cow<'a, [u8]>>,
         schema_url: &[u8],
         place: &'a [u8],
-        owner: &Owner,
+        kind: &OwnerKind,
     ) -> Result<Kept<'a>, Fault<'a>> {
-        let seen = &mut self.seen[owner.number];
+        let seen = &mut self.seen[kind.number];
         if *seen == DISTINCT_MAX {
             return Err((place, Malformed::TooMany));
         }
         *seen += 1;
-        let excess = (owner.check)(&mut self.checker, message.as_deref().unwrap_or_default());
+        let excess = (kind.check)(&mut self.checker, message.as_deref().unwrap_or_default());
         let excess = excess.map_err(|e| (place, e))?;
         let Some(mut kept) = message else { return Ok(Ok(None)) };
         if !excess.is_none() {
             if self.limits.oversize == Oversize::Reject {
                 return Ok(Err(excess.rejection()));
             }
-            kept = Cow::Owned((owner.cut)(&kept, self.limits).map_err(|e| (place, e))?);
+            kept = Cow::Owned((kind.cut)(&kept, self.limits).map_err(|e| (place, e))?);
         }
         if kept.len() + schema_url.len() > self.span_bytes_max() {
             return Ok(Err(Rejection::SpanBytes));
@@ -268,22 +274,20 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
     }
 
     #[inline]
-    fn span(&mut self, raw: &'a [u8], resource: Shared, scope: Shared) -> Result<(), Fault<'a>> {
+    fn take(&mut self, raw: &'a [u8]) -> Result<(), Fault<'a>> {
         self.scan.outcome.received += 1;
         let Checked {
             view,
             excess,
             in_pieces,
         } = self.checker.span(raw).map_err(|e| (raw, e))?;
-        let accepted = resource.and_then(|resource| {
-            let scope = scope?;
-            let trace_id = self.acceptable(&view)?;
+        let accepted = self.acceptable(&view).and_then(|trace_id| {
             if !excess.is_none() && self.limits.oversize == Oversize::Reject {
                 return Err(excess.rejection());
             }
-            Ok((resource, scope, trace_id))
+            Ok(trace_id)
         });
-        let (resource, scope, trace_id) = match accepted {
+        let trace_id = match accepted {
             Ok(accepted) => accepted,
             Err(reason) => {
                 self.scan.outcome.reject(reason, 1);
@@ -303,8 +307,8 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
         self.place(trace_id, (offset(self.body, raw) / PART_BYTES) as u32);
         self.scan.rows.push(Row {
             span,
-            resource,
-            scope,
+            resource: u32::MAX,
+            scope: u32::MAX,
             start_unix_nanos: view.start_unix_nanos,
         });
         Ok(())
@@ -352,6 +356,27 @@ impl<'a, F: Fn(&TraceId) -> ShardId> Scanner<'a, '_, F> {
 }
 
 impl<'a> Scan<'a> {
+    fn mark(&self) -> Mark {
+        Mark {
+            rows: self.rows.len(),
+            runs: self.runs.len(),
+            cut: self.outcome.cut,
+        }
+    }
+
+    /// Rejects the spans accepted since `began`: what they share cannot be.
+    fn take_back(&mut self, began: Mark, reason: Rejection) {
+        let spans = self.rows.len() - began.rows;
+        self.outcome.cut = began.cut;
+        self.outcome.reject(reason, spans as u64);
+        self.rows.truncate(began.rows);
+        self.runs.truncate(began.runs);
+        if let Some(run) = self.runs.last_mut() {
+            // It may have gone on past the mark.
+            run.row_count = run.row_count.min(began.rows as u32 - run.first_row);
+        }
+    }
+
     /// What became of the spans.
     pub fn outcome(&self) -> &Outcome {
         &self.outcome

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::otlp::{Repeated, read_span, resource_spans};
+use model::otlp::{self, Repeated, read_span};
 use model::proto::Malformed;
 use serde_json::Value;
 use server::app::{App, Common};
@@ -117,15 +117,11 @@ impl Running {
 
 fn count_by_trace(body: &[u8]) -> HashMap<model::TraceId, usize> {
     let mut counts = HashMap::new();
-    for resource in resource_spans(body) {
-        for scope in resource.unwrap().scope_spans() {
-            for span in scope.unwrap().spans() {
-                let view = read_span(span.unwrap(), |_: Repeated<'_>| Ok::<(), Malformed>(())).unwrap();
-                *counts
-                    .entry(model::TraceId(view.trace_id.try_into().unwrap()))
-                    .or_default() += 1;
-            }
-        }
+    for span in otlp::spans(body) {
+        let view = read_span(span.unwrap(), |_: Repeated<'_>| Ok::<(), Malformed>(())).unwrap();
+        *counts
+            .entry(model::TraceId(view.trace_id.try_into().unwrap()))
+            .or_default() += 1;
     }
     counts
 }

@@ -929,6 +929,58 @@ fn a_large_request_is_cut_into_the_same_parts_by_every_retry() {
     assert_eq!(hashes.len(), first.len());
 }
 
+/// What a span belongs to is known after it was read: taking it back leaves its neighbours of the same trace alone.
+#[test]
+fn spans_of_a_rejected_resource_or_scope_go_without_their_neighbours() {
+    let long = || vec![pair("a key that is too long", text("v"))];
+    let numbered = |n: u8| Span {
+        span_id: vec![n; 8],
+        attributes: vec![pair("k", text("v")), pair("l", text("v"))],
+        ..span()
+    };
+    let scoped = |attributes, spans: &[u8]| ScopeSpans {
+        scope: Some(InstrumentationScope {
+            attributes,
+            ..InstrumentationScope::default()
+        }),
+        spans: spans.iter().map(|n| numbered(*n)).collect(),
+        ..ScopeSpans::default()
+    };
+    let owned = |attributes, scope_spans| ResourceSpans {
+        resource: Some(Resource {
+            attributes,
+            ..Resource::default()
+        }),
+        scope_spans,
+        ..ResourceSpans::default()
+    };
+    let body = ExportTraceServiceRequest {
+        resource_spans: vec![
+            owned(
+                Vec::new(),
+                vec![
+                    scoped(Vec::new(), &[1, 2]),
+                    scoped(long(), &[3, 4]),
+                    scoped(Vec::new(), &[5]),
+                ],
+            ),
+            owned(
+                long(),
+                vec![scoped(Vec::new(), &[6]), scoped(long(), &[7]), scoped(Vec::new(), &[8])],
+            ),
+            owned(Vec::new(), vec![scoped(long(), &[9]), scoped(Vec::new(), &[10])]),
+        ],
+    }
+    .encode_to_vec();
+    let scan = scan(&body, &small(Oversize::Reject), one_shard).unwrap();
+    assert_eq!(
+        (scan.outcome().received, scan.outcome().rejected(), scan.span_count()),
+        (10, 6, 4)
+    );
+    let ids: Vec<u8> = stored(scan).iter().map(|span| span.span_id[0]).collect();
+    assert_eq!(ids, [1, 2, 5, 10]);
+}
+
 /// A span, followed by fields that it has already or that belong elsewhere: what is stored is what prost makes of it.
 #[test]
 fn a_field_that_is_sent_again_is_checked_and_counts_as_protobuf_says() {

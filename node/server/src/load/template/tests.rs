@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use model::otlp::{Repeated, read_span, resource_spans};
+use model::otlp::{self, Repeated, read_span};
 use model::proto::Malformed;
 
 use super::*;
@@ -29,32 +29,28 @@ fn read(templates: &Templates, copy: u64, base: u64) -> Vec<Seen> {
             bytes.len() - PREFIX_BYTES
         );
         let before = all.len();
-        for resource in resource_spans(&bytes[PREFIX_BYTES..]) {
-            for scope in resource.unwrap().scope_spans() {
-                for span in scope.unwrap().spans() {
-                    let (mut attributes, mut events, mut links) = (0, 0, 0);
-                    let view = read_span(span.unwrap(), |repeated| -> Result<(), Malformed> {
-                        match repeated {
-                            Repeated::Attribute(_) => attributes += 1,
-                            Repeated::Event(_) => events += 1,
-                            Repeated::Link(_) => links += 1,
-                            Repeated::Unknown(_) | Repeated::Again { .. } => panic!("no such fields are sent"),
-                        }
-                        Ok(())
-                    })
-                    .unwrap();
-                    all.push(Seen {
-                        trace: view.trace_id.to_vec(),
-                        span: view.span_id.to_vec(),
-                        parent: view.parent_span_id.to_vec(),
-                        start: view.start_unix_nanos,
-                        end: view.end_unix_nanos,
-                        attributes,
-                        events,
-                        links,
-                    });
+        for span in otlp::spans(&bytes[PREFIX_BYTES..]) {
+            let (mut attributes, mut events, mut links) = (0, 0, 0);
+            let view = read_span(span.unwrap(), |repeated| -> Result<(), Malformed> {
+                match repeated {
+                    Repeated::Attribute(_) => attributes += 1,
+                    Repeated::Event(_) => events += 1,
+                    Repeated::Link(_) => links += 1,
+                    Repeated::Unknown(_) | Repeated::Again { .. } => panic!("no such fields are sent"),
                 }
-            }
+                Ok(())
+            })
+            .unwrap();
+            all.push(Seen {
+                trace: view.trace_id.to_vec(),
+                span: view.span_id.to_vec(),
+                parent: view.parent_span_id.to_vec(),
+                start: view.start_unix_nanos,
+                end: view.end_unix_nanos,
+                attributes,
+                events,
+                links,
+            });
         }
         assert_eq!(all.len() - before, templates.spans_of(request) as usize);
     }
