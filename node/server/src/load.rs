@@ -154,7 +154,9 @@ pub async fn command(args: LoadArgs) -> anyhow::Result<()> {
     let progress = std::io::stderr()
         .is_terminal()
         .then(|| tokio::spawn(show_progress(plan.until, Arc::clone(&tally))));
+    let trouble = tokio::spawn(tell_trouble(plan.clone(), Arc::clone(&tally)));
     let report = run(&plan, templates, &tally).await;
+    trouble.abort();
     if let Some(progress) = progress {
         progress.abort();
         eprint!("\r\x1b[K");
@@ -208,6 +210,18 @@ fn dry_run(templates: &Templates, spans: u64) -> String {
         request,
         made / request as u64,
     )
+}
+
+/// Says once, and at once, that requests do not arrive: a wrong address would otherwise be silent until they are given up.
+async fn tell_trouble(plan: Plan, tally: Arc<Tally>) {
+    let why = tally.trouble().await;
+    let (endpoint, retry_for) = (plan.endpoint, plan.retry_for);
+    let clear = if std::io::stderr().is_terminal() {
+        "\r\x1b[K"
+    } else {
+        ""
+    };
+    eprintln!("{clear}{endpoint}: {why}; every request is sent again for up to {retry_for:?}");
 }
 
 async fn show_progress(until: Until, tally: Arc<Tally>) {

@@ -144,6 +144,9 @@ const ROW_BODY_BYTES_GUESS: usize = 256;
 /// A resource or scope of the request: its index, or why none of its spans can be accepted.
 type Shared = Result<u32, Rejection>;
 
+/// What equal resources or scopes are recognised by: message and schema url.
+type Name<'a> = (Option<&'a [u8]>, &'a [u8]);
+
 /// The same before it has an index: the message as it is kept.
 type Kept<'a> = Result<Option<Cow<'a, [u8]>>, Rejection>;
 
@@ -173,8 +176,8 @@ struct Scanner<'a, 'l, F> {
     limits: &'l IngestLimits,
     shard_of: F,
     checker: Checker<'l>,
-    /// By [`OwnerKind::number`], and by message and schema url.
-    known: [BTreeMap<(Option<&'a [u8]>, &'a [u8]), Shared>; 2],
+    /// By [`OwnerKind::number`].
+    known: [BTreeMap<Name<'a>, Shared>; 2],
     /// Different ones so far, likewise.
     seen: [usize; 2],
     /// Where the present `ResourceSpans` and `ScopeSpans` began.

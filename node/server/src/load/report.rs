@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// Buckets per power of two: a quantile is exact to 3 %.
 const STEPS: usize = 32;
@@ -26,6 +27,8 @@ pub struct Tally {
     latency_max_micros: AtomicU64,
     latencies: Box<[AtomicU64]>,
     last_failure: parking_lot::Mutex<Option<String>>,
+    /// Why the first request was sent again that nobody had asked to.
+    first_trouble: watch::Sender<Option<String>>,
 }
 
 /// The final word; durations in milliseconds in JSON.
@@ -70,6 +73,7 @@ impl Default for Tally {
             latency_max_micros: AtomicU64::default(),
             latencies: (0..BUCKETS).map(|_| AtomicU64::default()).collect(),
             last_failure: parking_lot::Mutex::default(),
+            first_trouble: watch::Sender::default(),
         }
     }
 }
@@ -91,9 +95,23 @@ impl Tally {
         *self.last_failure.lock() = Some(why);
     }
 
-    pub(crate) fn count_retry(&self, is_throttled: bool) {
+    pub(crate) fn count_retry(&self, is_throttled: bool, why: &str) {
         self.retries.fetch_add(1, Ordering::Relaxed);
         self.throttled.fetch_add(u64::from(is_throttled), Ordering::Relaxed);
+        if !is_throttled {
+            self.first_trouble.send_if_modified(|trouble| {
+                let is_first = trouble.is_none();
+                trouble.get_or_insert_with(|| why.to_owned());
+                is_first
+            });
+        }
+    }
+
+    /// Waits until a request had to be sent again for another reason than the receiver's wish, and says the reason.
+    pub async fn trouble(&self) -> String {
+        let mut trouble = self.first_trouble.subscribe();
+        let seen = trouble.wait_for(Option::is_some).await;
+        seen.ok().and_then(|why| why.clone()).unwrap_or_default()
     }
 
     /// Spans acknowledged so far.
@@ -245,8 +263,8 @@ mod tests {
             tally.count_acknowledged(10, 1, 100, Duration::from_millis(millis));
         }
         tally.count_failed(7, "why".into());
-        tally.count_retry(true);
-        tally.count_retry(false);
+        tally.count_retry(true, "slow down");
+        tally.count_retry(false, "refused");
         let report = tally.report(Duration::from_secs(2), Some(Duration::from_micros(900)));
         assert_eq!(
             (report.spans_acknowledged, report.spans_rejected, report.spans_failed),

@@ -160,7 +160,7 @@ async fn deliver(link: &Link, job: Job, tally: &Tally) {
                 if begun.elapsed() + pause > link.plan.retry_for {
                     return tally.count_failed(job.spans, why);
                 }
-                tally.count_retry(is_throttled);
+                tally.count_retry(is_throttled, &why);
                 tokio::time::sleep(pause).await;
                 backoff = (backoff * 2).min(BACKOFF_MAX);
             }

@@ -109,3 +109,21 @@ async fn spans_refused_by_name_are_not_counted_as_acknowledged() {
     assert_eq!(report.spans_rejected, 10 * report.requests);
     assert_eq!(report.spans_failed, 0);
 }
+
+#[tokio::test]
+async fn an_address_where_nobody_listens_is_named_long_before_requests_are_given_up() {
+    let door = open("").await;
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plan = Plan {
+        endpoint: nobody.local_addr().unwrap(),
+        retry_for: Duration::from_secs(3600),
+        ..plan(&door, Protocol::Grpc, 300)
+    };
+    drop(nobody);
+    let tally = Arc::new(Tally::default());
+    let why = tokio::select! {
+        report = run(&plan, Arc::new(Templates::new(1)), &tally) => panic!("given up: {report}"),
+        why = tally.trouble() => why,
+    };
+    assert!(why.contains("refused"), "{why}");
+}
