@@ -15,6 +15,10 @@ fix:
 test CRATE:
     cargo test -p vivace-{{CRATE}}
 
+# the property tests with new random inputs, many of them: just explore 5000
+explore CASES="2000":
+    PROPTEST_CASES={{CASES}} cargo test --workspace
+
 # the custom resources' YAML, from their types
 crds:
     cargo run -p vivace-crds --bin crdgen -- crds/yaml charts/vivace/files/crds
