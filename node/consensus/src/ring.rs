@@ -25,10 +25,12 @@ mod map;
 mod node;
 mod state;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use model::LogIndex;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use self::clock::{JUMP_NANOS, RingClock};
@@ -53,11 +55,43 @@ pub struct RingView {
     pub state: RingState,
 }
 
+/// Answers that a member remembers. Whoever had a command proposed by the leader waits for it here for seconds; the ring
+/// agrees on some tens of commands in a second.
+const ANSWERS_MAX: usize = 4_096;
+
+/// What the ring answered to its latest commands, on this member.
+///
+/// The same commands give the same answers everywhere, so a node that had another one propose for it learns the answer by
+/// applying the command itself; then its own view shows the change too.
+#[derive(Debug, Clone, Default)]
+pub struct RingAnswers {
+    latest: Arc<Mutex<VecDeque<(LogIndex, RingResponse)>>>,
+}
+
+impl RingAnswers {
+    /// The answer to the command at `index`. `None` when it was not applied here yet, came with a snapshot, or was too
+    /// long ago.
+    pub fn at(&self, index: LogIndex) -> Option<RingResponse> {
+        let latest = self.latest.lock();
+        let at = latest.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        latest.get(at).map(|(_, response)| response.clone())
+    }
+
+    fn push(&self, index: LogIndex, response: &RingResponse) {
+        let mut latest = self.latest.lock();
+        if latest.len() == ANSWERS_MAX {
+            latest.pop_front();
+        }
+        latest.push_back((index, response.clone()));
+    }
+}
+
 /// The machine of [`crate::GroupId::Ring`].
 #[derive(Debug)]
 pub struct RingMachine {
     state: RingState,
     readers: watch::Sender<Arc<RingView>>,
+    answers: RingAnswers,
 }
 
 impl RingMachine {
@@ -68,18 +102,26 @@ impl RingMachine {
             Self {
                 state: RingState::default(),
                 readers,
+                answers: RingAnswers::default(),
             },
             view,
         )
+    }
+
+    /// The latest answers, from now on.
+    pub fn answers(&self) -> RingAnswers {
+        self.answers.clone()
     }
 }
 
 impl Machine for RingMachine {
     type Response = RingResponse;
 
-    fn apply(&mut self, _: Applied, payload: Payload) -> Result<RingResponse, MachineError> {
+    fn apply(&mut self, at: Applied, payload: Payload) -> Result<RingResponse, MachineError> {
         let command = RingCommand::decode(payload.data()).map_err(|error| MachineError(error.into()))?;
-        Ok(self.state.apply(command))
+        let response = self.state.apply(command);
+        self.answers.push(at.index, &response);
+        Ok(response)
     }
 
     fn publish(&mut self, applied: LogIndex) {

@@ -3,6 +3,7 @@
 //! ```text
 //! append    1 'A' stamped_unix_nanos:u64le  entry (wire::frame)
 //! flushed   1 'F' to:u64le                  everything up to `to` is in blocks the catalog names
+//! seal      1 'S' epoch:u64le               the generation takes nothing more
 //! ```
 //! The first byte is the format. A format once released decodes for ever.
 
@@ -12,6 +13,7 @@ use model::LogIndex;
 const FORMAT: u8 = 1;
 const APPEND: u8 = b'A';
 const FLUSHED: u8 = b'F';
+const SEAL: u8 = b'S';
 
 /// One entry of a shard's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,11 @@ pub enum ShardCommand {
     Flushed {
         /// Inclusive.
         to: LogIndex,
+    },
+    /// The generation is over: appends behind this entry are refused, its own index is the last that blocks must cover.
+    Seal {
+        /// Epoch of the shard map that replaced it; for people.
+        epoch: u64,
     },
 }
 
@@ -60,6 +67,10 @@ impl ShardCommand {
                 out.put_u8(FLUSHED);
                 out.put_u64_le(to.0);
             }
+            Self::Seal { epoch } => {
+                out.put_u8(SEAL);
+                out.put_u64_le(*epoch);
+            }
         }
         out.freeze()
     }
@@ -79,6 +90,7 @@ impl ShardCommand {
                 entry: bytes.slice_ref(rest),
             }),
             FLUSHED if rest.is_empty() => Ok(Self::Flushed { to: LogIndex(number) }),
+            SEAL if rest.is_empty() => Ok(Self::Seal { epoch: number }),
             _ => Err(CommandError::Malformed),
         }
     }
@@ -96,6 +108,7 @@ mod tests {
                 entry: Bytes::from_static(b"frame"),
             },
             ShardCommand::Flushed { to: LogIndex(9) },
+            ShardCommand::Seal { epoch: 4 },
         ];
         for command in commands {
             assert_eq!(ShardCommand::decode(&command.encode()), Ok(command));

@@ -101,6 +101,17 @@ impl Flusher {
         Ok(Some(range.to))
     }
 
+    /// Covers the end of a sealed log that holds no spans any more, up to `last`. Does nothing while a block waits.
+    pub async fn cover_rest(&self, last: LogIndex) -> Result<()> {
+        let group = self.shard.group();
+        let from = self.catalog.view().watermark(group).unwrap_or(last);
+        if from >= last || self.shard.head().spooled_blocks() > 0 || self.shard.head().spans() > 0 {
+            return Ok(());
+        }
+        let to = last;
+        self.add(LogRange { group, from, to }, None, Vec::new()).await
+    }
+
     async fn records(&self, block: &SpooledBlock) -> Result<Vec<BlockRecord>> {
         let view = self.catalog.view();
         let mut records = Vec::new();

@@ -93,6 +93,18 @@ struct State {
     dropped_to: LogIndex,
 }
 
+impl State {
+    /// Whether every part lies wholly above or wholly below the watermark.
+    fn fits(&self, watermark: LogIndex) -> bool {
+        let chunks = self.tenants.values().flat_map(|head| &head.chunks);
+        let spooled = self.spooled.iter().map(|block| block.range());
+        chunks
+            .map(|chunk| (chunk.from, chunk.to()))
+            .chain(spooled.map(|range| (range.from, range.to)))
+            .all(|(from, to)| to <= watermark || watermark <= from)
+    }
+}
+
 /// The live spans of one tenant that a catalog snapshot does not name.
 #[derive(Debug, Clone, Default)]
 pub struct Tail {
@@ -211,6 +223,11 @@ impl Head {
             .map(|head| head.chunks.iter())
             .into_iter()
             .flatten();
+        if !state.fits(watermark) {
+            return Err(StaleCatalog {
+                dropped_to: state.dropped_to,
+            });
+        }
         // An open chunk may have been opened for an entry that is not appended yet.
         let chunks = chunks.filter(|chunk| chunk.from >= watermark).map(Arc::clone).collect();
         let spooled = state
@@ -293,6 +310,22 @@ impl Head {
                 .fetch_sub(chunk.heap_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
             self.spans.fetch_sub(chunk.table().len(), Ordering::Relaxed);
         }
+    }
+
+    /// Whether every part of the tail lies wholly above or wholly below the watermark. Not when a former leader's flush
+    /// ended inside of what was read back from the log: then it must be read back from there.
+    pub fn fits(&self, watermark: LogIndex) -> bool {
+        self.state.read().fits(watermark)
+    }
+
+    /// Forgets everything and starts again after `watermark`, or after what was dropped already if that is further: the
+    /// shard is led elsewhere, or its log is about to be read again.
+    pub fn restart(&self, watermark: LogIndex) {
+        let mut state = self.state.write();
+        state.spooled.clear();
+        state.dropped_to = state.dropped_to.max(watermark);
+        state.spooled_to = state.dropped_to;
+        self.forget_chunks(state, LogIndex(u64::MAX));
     }
 
     /// Everything up to here is in blocks that the catalog names, and has left the tail.

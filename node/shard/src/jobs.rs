@@ -86,7 +86,10 @@ type Opened = (Arc<BlockRecord>, Arc<OpenBlock>);
 
 /// Lists what a question about `window` has to look at. What cannot be opened is named in [`Looked::missing`].
 pub(crate) async fn list(snapshot: &Snapshot, blocks: &Arc<Blocks>, window: TimeRange, joining: Joining) -> Listed {
-    let mut looked = Looked::default();
+    let mut looked = Looked {
+        missing: snapshot.missing.clone(),
+        ..Looked::default()
+    };
     let (inside, outside): (Vec<_>, Vec<_>) = snapshot
         .blocks()
         .into_iter()

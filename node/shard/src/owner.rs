@@ -3,6 +3,10 @@
 //! Owns the [`Head`] and the set of known batches. The consensus side calls [`Shard::apply`] in log order, one call at a
 //! time; the flusher calls [`Shard::build_cut`]; readers ask [`Shard::head`].
 //!
+//! A shard is followed or live. A follower reads no more of an entry than its headers: the set of known batches is part of
+//! the replicated state, the spans are not. Whoever leads makes its shard live with [`Shard::fill`], which reads the tail
+//! back from the log; from then on entries fill the head as they are applied.
+//!
 //! What always holds:
 //! - the set of known batches and the flushed mark depend on the log alone, so every replica has the same;
 //! - an entry is applied wholly or not at all with respect to a cut: both happen under one lock;
@@ -13,6 +17,7 @@
 //!
 //! Not here: proposing and leadership (`consensus`), uploading (`crate::flush`).
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,6 +75,8 @@ pub struct Appended {
     pub duplicates: u32,
     /// Spans that are live now.
     pub spans: u32,
+    /// Nothing was stored: the generation was sealed before.
+    pub is_sealed: bool,
 }
 
 /// What a cut became.
@@ -99,7 +106,29 @@ struct State {
     applied: LogIndex,
     /// Up to here the log may forget; moved by the log itself.
     flushed: LogIndex,
+    /// The entry that ended the generation.
+    sealed: Option<LogIndex>,
+    /// Sub-batches above `flushed` that had been stored before: entry and position in it. What tells new from old when the
+    /// log is read back, since the set of known batches is ahead of it by then.
+    repeats: BTreeSet<(LogIndex, u32)>,
+    /// Whether entries fill the head.
+    is_live: bool,
+    /// How often the head was emptied.
+    lives: u64,
+    /// Up to where the head has what it should.
+    filled: LogIndex,
     tail: TailSize,
+}
+
+impl State {
+    /// The last entry a cut may cover now.
+    fn cut_end(&self) -> LogIndex {
+        self.sealed.map_or(self.filled, |sealed| sealed.min(self.filled))
+    }
+
+    fn takes(&self, index: LogIndex) -> bool {
+        self.sealed.is_none_or(|sealed| index <= sealed)
+    }
 }
 
 /// See the module's documentation.
@@ -116,14 +145,21 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A shard whose log is covered by blocks up to `watermark`; entries up to there leave no live spans.
+    /// A live shard whose log is covered by blocks up to `watermark`; entries up to there leave no live spans.
     pub fn starting_after(group: GroupKey, watermark: LogIndex, options: ShardOptions) -> Self {
-        let head = Head::starting_after(watermark);
+        let shard = Self::following(group, options);
+        shard.head.restart(watermark);
+        shard.state.lock().is_live = true;
+        shard
+    }
+
+    /// A shard that is followed.
+    pub fn following(group: GroupKey, options: ShardOptions) -> Self {
         let make_room_at = AtomicUsize::new(options.live_bytes_max);
         Self {
             group,
             options,
-            head,
+            head: Head::default(),
             state: Mutex::default(),
             building: Mutex::default(),
             make_room_at,
@@ -154,10 +190,26 @@ impl Shard {
             }
             ShardCommand::Flushed { to } => {
                 let mut state = self.state.lock();
-                state.applied = index;
                 state.flushed = state.flushed.max(to);
+                let above = (LogIndex(state.flushed.0 + 1), 0);
+                let kept = state.repeats.split_off(&above);
+                state.repeats = kept;
+                Self::reach(&mut state, index);
                 Ok(Appended::default())
             }
+            ShardCommand::Seal { epoch: _ } => {
+                let mut state = self.state.lock();
+                state.sealed.get_or_insert(index);
+                Self::reach(&mut state, index);
+                Ok(Appended::default())
+            }
+        }
+    }
+
+    fn reach(state: &mut State, index: LogIndex) {
+        state.applied = state.applied.max(index);
+        if state.is_live {
+            state.filled = state.applied;
         }
     }
 
@@ -165,6 +217,11 @@ impl Shard {
         let decoded = Entry::decode(entry)?;
         let mut state = self.state.lock();
         let mut outcome = Appended::default();
+        if !state.takes(index) {
+            Self::reach(&mut state, index);
+            outcome.is_sealed = true;
+            return Ok(outcome);
+        }
         let new: Vec<bool> = decoded
             .headers()
             .iter()
@@ -176,24 +233,26 @@ impl Shard {
                 })
             })
             .collect();
-        if index > self.head.dropped_to() {
+        let repeated = (0_u32..).zip(&new).filter(|(_, is_new)| !**is_new);
+        state.repeats.extend(repeated.map(|(position, _)| (index, position)));
+        if state.is_live && index > self.head.dropped_to() {
             match hint {
                 Some(sub_batches) => {
                     let parts = sub_batches.iter().map(|part| Ok((part.header(), part.contents()?)));
-                    self.fill(index, parts, &new, &mut outcome)?;
+                    self.fill_head(index, parts, &new, &mut outcome)?;
                 }
-                None => self.fill(index, decoded.open()?.sub_batches(), &new, &mut outcome)?,
+                None => self.fill_head(index, decoded.open()?.sub_batches(), &new, &mut outcome)?,
             }
             state.tail.log_bytes += entry.len() as u64;
             state.tail.since.get_or_insert_with(|| self.options.clock.monotonic());
         }
-        state.applied = index;
+        Self::reach(&mut state, index);
         outcome.stored = new.iter().filter(|new| **new).count() as u32;
         outcome.duplicates = new.len() as u32 - outcome.stored;
         Ok(outcome)
     }
 
-    fn fill<'a>(
+    fn fill_head<'a>(
         &self,
         index: LogIndex,
         parts: impl Iterator<Item = Result<(&'a SubBatchHeader, Contents<'a>), wire::Error>>,
@@ -210,6 +269,111 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Makes the shard live: forgets what the head has, reads the log above `watermark` back through `read`, and from then
+    /// on takes entries in as they are applied. Says whether it is live; not when `is_wanted` turned false on the way.
+    ///
+    /// `read(after, upto)` gives committed entries above `after`, and how far they reach. Blocks the thread.
+    ///
+    /// Errors leave it followed; call again.
+    pub fn fill<E: From<crate::error::Error>>(
+        &self,
+        watermark: LogIndex,
+        mut read: impl FnMut(LogIndex, LogIndex) -> Result<(Vec<(LogIndex, Bytes)>, LogIndex), E>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<bool, E> {
+        self.follow();
+        self.head.restart(watermark);
+        self.state.lock().filled = self.head.dropped_to();
+        while is_wanted() {
+            let (from, upto) = {
+                let mut state = self.state.lock();
+                if state.filled >= state.applied {
+                    state.filled = state.applied;
+                    state.is_live = true;
+                    return Ok(true);
+                }
+                (state.filled, state.applied)
+            };
+            let (entries, reached) = read(from, upto)?;
+            for (index, command) in entries {
+                self.make_room();
+                self.fill_entry(index, &command)?;
+            }
+            let mut state = self.state.lock();
+            state.filled = state.filled.max(reached);
+        }
+        Ok(false)
+    }
+
+    fn fill_entry(&self, index: LogIndex, command: &Bytes) -> Result<()> {
+        self.fill_one(&mut self.state.lock(), index, command)
+    }
+
+    fn fill_one(&self, state: &mut State, index: LogIndex, command: &Bytes) -> Result<()> {
+        if let ShardCommand::Append { entry, .. } = ShardCommand::decode(command)?
+            && state.takes(index)
+        {
+            let decoded = Entry::decode(&entry)?;
+            let positions = 0..decoded.headers().len() as u32;
+            let new: Vec<bool> = positions
+                .map(|position| !state.repeats.contains(&(index, position)))
+                .collect();
+            self.fill_head(index, decoded.open()?.sub_batches(), &new, &mut Appended::default())?;
+            state.tail.log_bytes += entry.len() as u64;
+            state.tail.since.get_or_insert_with(|| self.options.clock.monotonic());
+        }
+        state.filled = index;
+        Ok(())
+    }
+
+    /// Takes in one committed entry of a log that is led elsewhere, above the watermark this shard started from. `repeats`
+    /// are the positions of sub-batches that had been stored before. An entry that is there already is left alone.
+    pub fn read_in(&self, index: LogIndex, command: &Bytes, repeats: &[u32]) -> Result<()> {
+        let mut state = self.state.lock();
+        if index <= state.applied || index <= self.head.dropped_to() {
+            return Ok(());
+        }
+        state.repeats.extend(repeats.iter().map(|position| (index, *position)));
+        self.fill_one(&mut state, index, command)?;
+        state.applied = index;
+        Ok(())
+    }
+
+    /// Positions in entry `index` of sub-batches that had been stored before; none of entries that the log may forget.
+    pub fn repeats_of(&self, index: LogIndex) -> Vec<u32> {
+        let state = self.state.lock();
+        let here = state.repeats.range((index, 0)..=(index, u32::MAX));
+        here.map(|(_, position)| *position).collect()
+    }
+
+    /// Stops being live and forgets the spans: another node leads.
+    pub fn follow(&self) {
+        let _building = self.building.lock();
+        let mut state = self.state.lock();
+        state.is_live = false;
+        state.lives += 1;
+        state.tail = TailSize::default();
+        self.head.restart(LogIndex(0));
+        state.filled = self.head.dropped_to();
+    }
+
+    /// Whether the head has every span that was committed and is in no block.
+    pub fn is_live(&self) -> bool {
+        self.state.lock().is_live
+    }
+
+    /// Which life of the shard this is, while it is live. What was read between two looks that gave the same is whole: the
+    /// head was not emptied in between.
+    pub fn life(&self) -> Option<u64> {
+        let state = self.state.lock();
+        state.is_live.then_some(state.lives)
+    }
+
+    /// The entry that ended the generation, once it has been applied.
+    pub fn sealed(&self) -> Option<LogIndex> {
+        self.state.lock().sealed
     }
 
     /// Live memory is full and nobody has cut: turn it into a block now. Only a log being read back after a restart gets
@@ -248,7 +412,7 @@ impl Shard {
         let (cut, tail_before) = {
             let mut state = self.state.lock();
             let tail = std::mem::take(&mut state.tail);
-            (self.head.cut(state.applied), tail)
+            (self.head.cut(state.cut_end()), tail)
         };
         if tail_before.since.is_none() {
             return Ok(CutOutcome::Nothing);
@@ -293,8 +457,7 @@ impl Shard {
 
     /// Notes an entry that carries no command (a leader's first one, a membership).
     pub fn pass(&self, applied: LogIndex) {
-        let mut state = self.state.lock();
-        state.applied = state.applied.max(applied);
+        Self::reach(&mut self.state.lock(), applied);
     }
 
     /// Whether the batch has been stored.
@@ -306,8 +469,18 @@ impl Shard {
     pub fn snapshot(&self) -> (LogIndex, Bytes) {
         let state = self.state.lock();
         let mut out = BytesMut::new();
-        out.put_u8(SNAPSHOT_FORMAT);
-        out.put_u64_le(state.flushed.0);
+        // A seal above the snapshot is in the log that follows it.
+        match state.sealed.filter(|sealed| *sealed <= state.flushed) {
+            None => {
+                out.put_u8(SNAPSHOT_FORMAT);
+                out.put_u64_le(state.flushed.0);
+            }
+            Some(sealed) => {
+                out.put_u8(SEALED_SNAPSHOT_FORMAT);
+                out.put_u64_le(sealed.0);
+                out.put_u64_le(state.flushed.0);
+            }
+        }
         for seen in state.dedup.up_to(state.flushed) {
             out.put_u128_le(seen.hash);
             out.put_u64_le(seen.stamped_unix_nanos);
@@ -318,12 +491,16 @@ impl Shard {
 
     /// Replaces the replicated state by a snapshot taken at `at`.
     pub fn install(&self, at: LogIndex, mut snapshot: Bytes) -> Result<(), CommandError> {
-        if snapshot.len() < 9 || !(snapshot.len() - 9).is_multiple_of(SEEN_BYTES) {
+        let sealed = match snapshot.try_get_u8().map_err(|_| CommandError::Malformed)? {
+            SNAPSHOT_FORMAT => None,
+            SEALED_SNAPSHOT_FORMAT => {
+                let sealed = snapshot.try_get_u64_le().map_err(|_| CommandError::Malformed)?;
+                Some(LogIndex(sealed))
+            }
+            format => return Err(CommandError::Format(format)),
+        };
+        if snapshot.len() < 8 || !(snapshot.len() - 8).is_multiple_of(SEEN_BYTES) {
             return Err(CommandError::Malformed);
-        }
-        let format = snapshot.get_u8();
-        if format != SNAPSHOT_FORMAT {
-            return Err(CommandError::Format(format));
         }
         let flushed = LogIndex(snapshot.get_u64_le());
         let mut seen = Vec::with_capacity(snapshot.len() / SEEN_BYTES);
@@ -338,8 +515,13 @@ impl Shard {
         }
         let mut state = self.state.lock();
         state.dedup = Dedup::from_seen(seen);
+        state.repeats.clear();
         state.applied = at;
         state.flushed = flushed;
+        state.sealed = sealed;
+        if state.is_live {
+            state.filled = at;
+        }
         Ok(())
     }
 
@@ -352,11 +534,13 @@ impl Shard {
     #[doc(hidden)]
     pub fn peek_cut(&self) -> Cut {
         let state = self.state.lock();
-        self.head.cut(state.applied)
+        self.head.cut(state.cut_end())
     }
 }
 
 const SNAPSHOT_FORMAT: u8 = 1;
+/// With the index of the seal in front.
+const SEALED_SNAPSHOT_FORMAT: u8 = 2;
 const SEEN_BYTES: usize = 32;
 
 /// Appends the spans of one sub-batch; returns how many were new.

@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub tenant: TenantId,
     /// Per shard: what the catalog does not name.
     pub tails: Vec<(Arc<Shard>, Tail)>,
+    /// Live spans that could not be asked for, for people; part of what every answer from this snapshot lacks.
+    pub missing: Vec<String>,
 }
 
 /// Traces of which a chunk may hold only a part.
@@ -140,22 +142,8 @@ impl Snapshot {
     pub async fn take(catalog: &dyn CatalogPort, shards: &[Arc<Shard>], tenant: &TenantId) -> Result<Self> {
         let mut watch = catalog.watch();
         for _ in 0..ATTEMPTS {
-            let view = catalog.view();
-            let tails: Result<Vec<_>, StaleCatalog> = shards
-                .iter()
-                .map(|shard| {
-                    let watermark = view.watermark(shard.group()).unwrap_or_default();
-                    Ok((Arc::clone(shard), shard.head().tail(tenant, watermark)?))
-                })
-                .collect();
-            match tails {
-                Ok(tails) => {
-                    return Ok(Self {
-                        view,
-                        tenant: tenant.clone(),
-                        tails,
-                    });
-                }
+            match Self::take_now(catalog, shards, tenant) {
+                Ok(snapshot) => return Ok(snapshot),
                 Err(stale) => {
                     if watch.changed().await.is_err() {
                         return Err(stale.into());
@@ -164,6 +152,25 @@ impl Snapshot {
             }
         }
         Err(Error::Ring("the catalog keeps falling behind the shards".to_owned()))
+    }
+
+    /// [`Snapshot::take`] without waiting: whoever asks has to bring the shards up to the catalog, not only the catalog up to
+    /// the shards.
+    pub fn take_now(catalog: &dyn CatalogPort, shards: &[Arc<Shard>], tenant: &TenantId) -> Result<Self, StaleCatalog> {
+        let view = catalog.view();
+        let tails: Result<Vec<_>, StaleCatalog> = shards
+            .iter()
+            .map(|shard| {
+                let watermark = view.watermark(shard.group()).unwrap_or_default();
+                Ok((Arc::clone(shard), shard.head().tail(tenant, watermark)?))
+            })
+            .collect();
+        Ok(Self {
+            view,
+            tenant: tenant.clone(),
+            tails: tails?,
+            missing: Vec::new(),
+        })
     }
 
     /// The tenant's blocks, newest first by their latest span, then by id.

@@ -81,6 +81,7 @@ async fn read(
         ..WholeTrace::default()
     };
     if places.recent {
+        whole.missing.extend(snapshot.missing.iter().cloned());
         for (_, chunk) in snapshot.chunks() {
             let table = chunk.table();
             for found in traces.iter().filter_map(|trace| table.find_trace(trace)) {

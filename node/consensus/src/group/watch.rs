@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use model::{LogIndex, NodeId};
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::WatchReceiverOf;
@@ -92,6 +94,8 @@ pub struct GroupStatus {
     pub learners: BTreeSet<NodeId>,
     /// How far each other member has the log on disk; only on the leader.
     pub matched: BTreeMap<NodeId, LogIndex>,
+    /// For how long nothing has been heard of each member; only on the leader.
+    pub silent: BTreeMap<NodeId, Duration>,
     /// Bytes proposed here and not answered yet.
     pub in_flight_bytes: usize,
     /// Whether the group still works; it stops when its storage fails.
@@ -104,6 +108,7 @@ impl GroupStatus {
         let is_leader = metrics.state == ServerState::Leader && leader == Some(NodeId(metrics.id));
         let membership = metrics.membership_config.membership();
         let replication = metrics.replication.iter().flatten();
+        let heard = metrics.heartbeat.iter().flatten();
         Self {
             leadership: Leadership {
                 leader,
@@ -119,6 +124,9 @@ impl GroupStatus {
             learners: membership.learner_ids().map(NodeId).collect(),
             matched: replication
                 .map(|(node, matched)| (NodeId(*node), index_of(matched.as_ref())))
+                .collect(),
+            silent: heard
+                .map(|(node, at)| (NodeId(*node), at.as_ref().map_or(Duration::MAX, |at| at.elapsed())))
                 .collect(),
             in_flight_bytes,
             is_running: metrics.running_state.is_ok(),

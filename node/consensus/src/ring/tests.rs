@@ -639,6 +639,33 @@ proptest! {
     }
 }
 
+#[test]
+fn the_latest_answers_are_remembered_by_their_place_in_the_log() {
+    let (mut machine, _view) = RingMachine::new();
+    let answers = machine.answers();
+    let tick = || Payload::new(RingCommand::new(START, Body::Tick).encode());
+    let mut apply = |index: u64, payload| {
+        let at = Applied {
+            index: LogIndex(index),
+            term: 1,
+        };
+        machine.apply(at, payload).unwrap()
+    };
+    let refused = Payload::new(RingCommand::new(START, Body::RemoveNode(NodeId(1))).encode());
+    assert_eq!(apply(2, tick()), Ok(RingChange::Done));
+    assert_eq!(apply(5, refused), Err(RingRefusal::NotFounded));
+    assert_eq!(answers.at(LogIndex(2)), Some(Ok(RingChange::Done)));
+    assert_eq!(answers.at(LogIndex(5)), Some(Err(RingRefusal::NotFounded)));
+    assert_eq!(answers.at(LogIndex(3)), None, "a leader's first entry has no answer");
+    for index in 6..6 + ANSWERS_MAX as u64 - 1 {
+        apply(index, tick()).unwrap();
+    }
+    assert_eq!(
+        (answers.at(LogIndex(2)), answers.at(LogIndex(5)).is_some()),
+        (None, true)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ring_is_replicated_and_comes_back() {
     let network = MemoryNetwork::new();

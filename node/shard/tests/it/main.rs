@@ -9,6 +9,7 @@ extern crate vivace_shard as shard;
 mod corpus;
 mod cut_anywhere;
 mod faults;
+mod leadership;
 mod questions;
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
