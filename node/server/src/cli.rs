@@ -20,12 +20,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run one node that is a whole cluster.
+    /// Run a node: a whole cluster by itself, or one of several.
     Standalone(StandaloneArgs),
     /// Send generated traces to an OTLP receiver and measure it.
     Load(crate::load::LoadArgs),
     /// Ask a node for traces, spans or metrics, and print the answer.
     Query(crate::client::QueryArgs),
+    /// Ask or tell a node's admin API: members, drains, shard health.
+    Admin(crate::admin::AdminArgs),
     /// Print the version.
     Version,
 }
@@ -50,6 +52,21 @@ pub struct StandaloneArgs {
     /// Address of queries, status and metrics [default: 127.0.0.1:3200]
     #[arg(long, value_name = "IP:PORT")]
     pub http_listen: Option<SocketAddr>,
+    /// Address where other nodes reach this one; needs cluster.tls, or cluster.plaintext on loopback
+    #[arg(long, env = "VIVACE_PEER_LISTEN", value_name = "IP:PORT")]
+    pub peer_listen: Option<SocketAddr>,
+    /// Peer addresses of nodes that let this one in when its disk is empty
+    #[arg(long, env = "VIVACE_JOIN", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    pub join: Option<Vec<String>>,
+    /// Where peers reach this node [default: the peer address]
+    #[arg(long, env = "VIVACE_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// What people call this node [default: its id]
+    #[arg(long, env = "VIVACE_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Zone of this node; copies are spread over zones
+    #[arg(long, env = "VIVACE_ZONE", value_name = "ZONE")]
+    pub zone: Option<String>,
     /// Check the settings, print one line per problem, start nothing
     #[arg(long)]
     pub check_config: bool,
@@ -90,6 +107,16 @@ impl StandaloneArgs {
         for (said, address) in addresses {
             *address = said.unwrap_or(*address);
         }
+        settings.listen.peer = self.peer_listen.or(settings.listen.peer);
+        let cluster = &mut settings.cluster;
+        if let Some(join) = &self.join {
+            cluster.join.clone_from(join);
+        }
+        if let Some(zone) = &self.zone {
+            cluster.zone.clone_from(zone);
+        }
+        cluster.advertise = self.advertise.clone().or(cluster.advertise.take());
+        cluster.name = self.node_name.clone().or(cluster.name.take());
         if let Some(form) = self.log_format {
             settings.log.format = match form {
                 LogForm::Text => LogFormat::Text,
@@ -127,6 +154,21 @@ mod tests {
     #[test]
     fn without_words_it_is_the_defaults() {
         assert_eq!(settings_of("standalone"), NodeSettings::default());
+    }
+
+    #[test]
+    fn what_differs_between_nodes_of_one_file_may_be_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node.yaml");
+        std::fs::write(&file, "cluster: {plaintext: true, zone: a}").unwrap();
+        let config = file.display();
+        let settings = settings_of(&format!(
+            "standalone --config {config} --peer-listen 127.0.0.1:7946 --join n-0:1,n-1:2 --zone b --node-name n-2 --advertise n-2:3"
+        ));
+        assert_eq!(settings.cluster.join, ["n-0:1", "n-1:2"]);
+        assert_eq!(settings.cluster.zone, "b");
+        assert_eq!(settings.cluster.name.as_deref(), Some("n-2"));
+        assert_eq!(settings.cluster.advertise.as_deref(), Some("n-2:3"));
     }
 
     #[test]

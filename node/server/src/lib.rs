@@ -9,6 +9,7 @@
 //!
 //! Not here: what a span is (`model`), how one is stored (`shard`), how a question is evaluated (`query`).
 
+pub mod admin;
 pub mod admission;
 pub mod api;
 pub mod app;
@@ -24,6 +25,7 @@ pub mod load;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod peer;
 pub mod preview;
 pub mod querier;
 pub mod receiver;

@@ -19,6 +19,7 @@ fn main() -> anyhow::Result<()> {
             println!("vivace {} ({})", server::VERSION, server::REVISION);
             Ok(())
         }
+        Command::Admin(args) => runtime()?.block_on(server::admin::command(args, &mut std::io::stdout())),
         Command::Query(args) => {
             if let Err(error) = runtime()?.block_on(server::client::command(args, &mut std::io::stdout())) {
                 // What the node said, without where we were when it said so.
@@ -62,6 +63,12 @@ async fn standalone(settings: settings::NodeSettings, args: &StandaloneArgs) -> 
     }
     let app = App::bind(common.clone(), Some(repeats)).await?;
     let node = Node::open(common.clone(), objects).await?;
+    if let Some(address) = node.admin_address() {
+        println!("listening admin {address}");
+    }
+    if let Some(address) = node.peer_address() {
+        println!("listening peer {address}");
+    }
     if let Some(path) = &args.config {
         // Ends with the stop token; what it does takes a millisecond, so nobody waits for it.
         tokio::spawn(server::reload::watch(path.clone(), common, stop.clone()));

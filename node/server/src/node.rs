@@ -4,75 +4,101 @@
 //! everything acknowledged before is there again; [`Node::backend`] is what the doors talk to.
 //!
 //! ```text
-//! receiver ─► writer ─► lane (one per shard: gathers, compresses, proposes) ─► consensus ─► shard
-//! api ─► reader ─► snapshot of catalog and tails ─► shard::search, shard::trace
-//! flusher (one per shard): cut ─► spool ─► bucket ─► ring ─► log forgets
+//! receiver ─► writer ─► router ─┬► lane (one per shard led here: gathers, compresses, proposes) ─► consensus ─► shard
+//!                               └► peer ─► desk of the leader ─► its lane
+//! api ─► frontend ─► reader (here or at a leader) ─► snapshot of catalog and tails ─► shard::search, shard::trace
+//!                                                       tails led elsewhere are mirrored here ([`tails`])
+//! flusher (one per generation): cut ─► spool ─► bucket ─► ring ─► log forgets
 //! ```
 //!
 //! | task | owns | born | dies |
 //! |---|---|---|---|
-//! | lane per shard | entries being gathered | open | its queue closes |
+//! | units of [`shards`]: lane, lead, flush | their shard | map names them | map drops them, or close |
 //! | proposal | one entry under way | lane | outcome |
-//! | flusher per shard | nothing | open | stop token |
+//! | keep of [`shards`] | the units | open | stop token |
+//! | keep and hand-over of [`members`] | nothing | open, with peers | stop token |
+//! | admin port, one per connection | sockets | open | stop token |
+//! | peers' door, one per connection | sockets | open, with peers | close |
+//! | tidy of [`tails`] | nothing | open, with peers | stop token |
 //! | ring clock, catalog watch | nothing | open | stop token |
 //! | merges, retention, orphans | nothing | open | stop token; see [`housekeeping`] |
 //!
-//! What always holds: success is answered only when every sub-batch of the request is committed, which here means synced
-//! on a majority of voters; a single node is the same with groups of one voter.
-//!
-//! Not here: peers. All groups of this node have this node as their only voter.
+//! What always holds: success is answered only when every sub-batch of the request is committed, which means synced on a
+//! majority of voters; a node that is alone is the same with groups of one voter.
 
+mod admin;
+mod desk;
 mod flusher;
+mod frontend;
 mod gauges;
 mod housekeeping;
 mod identity;
 mod lane;
 mod machine;
+mod members;
+pub mod observer;
+mod plan;
 mod reader;
 mod ring;
+mod route;
+mod shards;
 mod tags;
+mod tails;
 mod writer;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use block::{RangeReader, StoreReader};
 use consensus::ring::{Body, HashRange, NodeRecord, NodeState, RingMachine, RingView, ShardRecord};
-use consensus::{GroupId, Groups, GroupsOptions, NoPeers};
+use consensus::{GroupId, Groups, GroupsOptions, NoPeers, PeerNetwork};
 use futures::future::BoxFuture;
 use model::{BlockId, Clock, Generation, NodeId, ShardId};
 use object_store::ObjectStore;
+use parking_lot::Mutex;
 use settings::{ByteSize, NodeSettings};
 use shard::blocks::Blocks;
-use shard::catalog::GroupKey;
 use shard::column_cache::ColumnCache;
 use shard::decoded_cache::DecodedCache;
 use shard::disk_cache::DiskCache;
-use shard::flush::Flusher;
 use shard::housekeeping::HousekeepingMetrics;
-use shard::owner::{Shard, ShardOptions};
 use shard::port::CatalogPort;
 use shard::reads::WatchedReader;
 use shard::store::Store;
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wal::{RealVfs, Vfs, Wal, WalOptions};
 
 use crate::app::{Backend, Common};
+use crate::peer::accept::PeerDoor;
+use crate::peer::tls::PeerTls;
+use crate::peer::{PeerIdentity, PeerTransport, Security};
+use admin::Admin;
+pub use admin::AdminCommand;
+use desk::{DeskRooms, NodeDesk};
+use frontend::Frontend;
 use gauges::Gauges;
 use housekeeping::Housekeeping;
-use lane::Lane;
-use machine::ShardMachine;
+use members::Card;
+use observer::Observer;
 use ring::RingPort;
+use route::Router;
+use shards::{ShardRooms, Shards};
+use tails::Tails;
 
+/// The newest feature level this program understands.
+pub const FEATURE_LEVEL: u32 = 0;
+/// How long leaderships may take to be taken over when the node stops.
+const RESIGN_WITHIN: Duration = Duration::from_secs(2);
 /// How long a log may take to be read back before the node gives up on starting.
 const RECOVERY_MAX: Duration = Duration::from_secs(600);
-/// How long a log that is being read back waits for a full disk before it tries again.
-const WAIT_FOR_DISK: Duration = Duration::from_secs(1);
 /// Budget of live spans where settings leave it open: a quarter of the memory we may use, within these.
 const HEADS_MIN: u64 = ByteSize::mib(128).0;
 const HEADS_MAX: u64 = ByteSize::gib(2).0;
@@ -85,11 +111,23 @@ pub struct Node {
     common: Common,
     groups: Groups,
     wal: Wal,
-    shards: Vec<Arc<Shard>>,
-    lanes: Vec<Lane>,
+    shards: Arc<Shards>,
+    router: Arc<Router>,
     ring: Arc<RingPort>,
+    tails: Arc<Tails>,
     blocks: Arc<Blocks>,
     heads_max: usize,
+    peers: Option<Peers>,
+    admin_address: Option<SocketAddr>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The way to the other nodes.
+struct Peers {
+    transport: PeerTransport,
+    desk: Arc<NodeDesk>,
+    listener: Option<TcpListener>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -97,13 +135,13 @@ pub struct Node {
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Node")
-            .field("shards", &self.shards.len())
+            .field("id", &self.ring.node())
             .finish_non_exhaustive()
     }
 }
 
 impl Node {
-    /// Opens what is in the data directory, or founds a cluster of one node there.
+    /// Opens what is in the data directory. An empty one joins the cluster that the settings name, or founds one.
     ///
     /// Errors: in one sentence, what could not be opened and why.
     pub async fn open(common: Common, objects: Arc<dyn ObjectStore>) -> anyhow::Result<Self> {
@@ -118,13 +156,21 @@ impl Node {
         let id = identity::load_or_make(data_dir)?;
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
         let wal = open_wal(&common, id, Arc::clone(&vfs), &data_dir.join("wal"))?;
+        let mut peers = Peers::open(&settings, id, identity::cluster(data_dir)?).await?;
+        let network: Arc<dyn PeerNetwork> = match &peers {
+            Some(peers) => Arc::new(peers.transport.clone()),
+            None => Arc::new(NoPeers),
+        };
         let mut options = GroupsOptions::new(id, settings.node.cluster.clone(), snapshot_dir);
         options.group_in_flight_bytes_max = settings.memory.in_flight_per_shard.as_usize();
         options.node_in_flight_bytes_max = settings.memory.in_flight.as_usize();
-        let groups = Groups::new(options, wal.clone(), vfs, Arc::new(NoPeers))?;
+        let groups = Groups::new(options, wal.clone(), vfs, network)?;
+        if let Some(peers) = &mut peers {
+            peers.serve(groups.clone());
+        }
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let ring = open_ring(&common, &groups, id, &stop, &tasks).await?;
+        let ring = open_ring(&common, &groups, peers.as_ref(), &stop, &tasks).await?;
         let state = Arc::clone(&ring.ring_view());
         let count = u32::try_from(state.state.map.shards.len()).unwrap_or(u32::MAX);
         if count != settings.shards.count {
@@ -135,6 +181,7 @@ impl Node {
             );
         }
 
+        let for_admin = Arc::clone(&objects);
         let store = Store::new(Arc::clone(&objects), crate::storage::prefix(&settings));
         let cache = settings.memory.block_cache.bytes();
         let for_reads = crate::storage::for_reads(&settings, objects)?;
@@ -161,65 +208,62 @@ impl Node {
         let heads_max = heads_budget(settings.memory.heads);
         let new_block_id = block_ids(Arc::clone(&common.clock));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let builds = Arc::new(Semaphore::new((threads / 2).max(1)));
-        let (mut shards, mut lanes) = (Vec::new(), Vec::new());
-        for record in state
-            .state
-            .map
-            .shards
-            .values()
-            .filter(|record| record.members.contains(&id))
-        {
-            let key = GroupKey {
-                shard: record.id,
-                generation: record.generation,
-            };
-            let watermark = ring.view().watermark(key).unwrap_or_default();
-            let options = ShardOptions {
-                spool_dir: spool_dir.clone(),
-                live_bytes_max: heads_max / count.max(1) as usize,
-                wait_for_disk: Arc::new(|| std::thread::sleep(WAIT_FOR_DISK)),
-                clock: Arc::clone(&common.clock),
-                new_block_id: Arc::clone(&new_block_id),
-            };
-            let shard = Arc::new(Shard::starting_after(key, watermark, options));
-            let machine = ShardMachine::new(Arc::clone(&shard));
-            let group = groups.open(GroupId::Shard(key.shard, key.generation), machine).await?;
-            group.found(&BTreeSet::from([id])).await?;
-            group.wait_recovered(RECOVERY_MAX).await?;
-            let flusher = Flusher {
-                shard: Arc::clone(&shard),
-                store: store.clone(),
-                catalog: Arc::clone(&ring) as Arc<dyn CatalogPort>,
-                blocks: Arc::clone(&blocks),
-                new_block_id: Arc::clone(&new_block_id),
-            };
-            tasks.spawn(flusher::run(
-                flusher,
-                group.clone(),
-                common.clone(),
-                wal.clone(),
-                // Half of the shard's share: the other half fills while this one is built.
-                heads_max / count.max(1) as usize / 2,
-                Arc::clone(&builds),
-                stop.clone(),
-            ));
-            lanes.push(Lane::open(
-                group,
-                &settings.replication,
-                Arc::clone(&common.clock),
-                common.cpu.clone(),
-                &tasks,
-            ));
-            shards.push(shard);
+        let shards = Arc::new(Shards::new(ShardRooms {
+            common: common.clone(),
+            groups: groups.clone(),
+            wal: wal.clone(),
+            ring: Arc::clone(&ring),
+            store: store.clone(),
+            blocks: Arc::clone(&blocks),
+            new_block_id: Arc::clone(&new_block_id),
+            spool_dir: spool_dir.clone(),
+            heads_max,
+            builds: Arc::new(Semaphore::new((threads / 2).max(1))),
+        }));
+        shards.reconcile().await;
+        shards.wait_for_own(RECOVERY_MAX).await?;
+        tasks.spawn(Arc::clone(&shards).keep(stop.clone()));
+        let transport = peers.as_ref().map(|peers| peers.transport.clone());
+        let router = Arc::new(Router::new(
+            Arc::clone(&ring),
+            Arc::clone(&shards),
+            transport.clone(),
+            heads_max,
+            settings.memory.in_flight.as_usize(),
+        ));
+        let tails = Arc::new(Tails {
+            ring: Arc::clone(&ring),
+            shards: Arc::clone(&shards),
+            peers: transport.clone(),
+            clock: Arc::clone(&common.clock),
+            spool_dir,
+            new_block_id: Arc::clone(&new_block_id),
+            // Half as much again as what is led here.
+            bytes_max: heads_max / 2,
+            slots: Mutex::default(),
+        });
+        if transport.is_some() {
+            tasks.spawn(Arc::clone(&tails).tidy(stop.clone()));
+        }
+        if let Some(peers) = &peers {
+            peers.desk.open(DeskRooms {
+                ring: Arc::clone(&ring),
+                router: Some(Arc::clone(&router)),
+                reader: None,
+                tails: Some(Arc::clone(&tails)),
+                peers: peers.transport.clone(),
+            });
+        }
+        if transport.is_some() {
+            tasks.spawn(members::hand_over(Arc::clone(&ring), Arc::clone(&shards), stop.clone()));
         }
         let counted = Arc::new(HousekeepingMetrics::default());
         common.metrics.register(|registry| {
             registry.register_collector(Box::new(Gauges {
-                shards: shards.clone(),
+                shards: Arc::clone(&shards),
                 catalog: Arc::clone(&ring) as Arc<dyn CatalogPort>,
                 blocks: Arc::clone(&blocks),
-                reads,
+                reads: Arc::clone(&reads),
                 columns,
                 decoded,
                 on_disk,
@@ -227,6 +271,7 @@ impl Node {
                 housekeeping: Arc::clone(&counted),
             }));
         });
+        let leads = ring.group().clone();
         let caretakers = Housekeeping {
             common: common.clone(),
             store,
@@ -234,8 +279,32 @@ impl Node {
             blocks: Arc::clone(&blocks),
             new_block_id,
             metrics: counted,
+            is_ours: Arc::new(move || leads.is_leader()),
         };
         caretakers.start(data_dir, &stop, &tasks)?;
+        let admin_address = match settings.listen.admin {
+            None => None,
+            Some(address) => {
+                let listener = TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("listen.admin: cannot listen on {address}"))?;
+                let bound = listener.local_addr()?;
+                let admin = Arc::new(Admin {
+                    common: common.clone(),
+                    ring: Arc::clone(&ring),
+                    shards: Arc::clone(&shards),
+                    reads,
+                    wal: wal.clone(),
+                    objects: for_admin,
+                    marker: crate::storage::prefix(&settings).join("cluster.json"),
+                    is_restarting: AtomicBool::new(false),
+                    seen_marker: Mutex::default(),
+                });
+                let tls = peers.as_ref().and_then(|peers| peers.transport.tls());
+                tasks.spawn(admin::serve(admin, listener, tls, stop.clone()));
+                Some(bound)
+            }
+        };
         let tenants = ring
             .view()
             .tenants()
@@ -244,20 +313,42 @@ impl Node {
         common.tenancy.know(
             tenants
                 .into_iter()
-                .chain(shards.iter().flat_map(|shard| shard.head().tenants())),
+                .chain(shards.live().iter().flat_map(|shard| shard.head().tenants())),
         );
         Ok(Self {
             common,
             groups,
             wal,
             shards,
-            lanes,
+            router,
             ring,
+            tails,
             blocks,
             heads_max,
+            peers,
+            admin_address,
             stop,
             tasks,
         })
+    }
+
+    /// Where the admin API is; `None` when there is none.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Where peers reach this node; `None` when it is alone.
+    pub fn peer_address(&self) -> Option<Arc<str>> {
+        let peers = self.peers.as_ref()?;
+        Some(Arc::clone(&peers.transport.identity().address))
+    }
+
+    /// A look at the cluster from here.
+    pub fn observer(&self) -> Observer {
+        Observer {
+            ring: Arc::clone(&self.ring),
+            shards: Arc::clone(&self.shards),
+        }
     }
 
     /// What the doors talk to. Closing it closes the node.
@@ -267,41 +358,112 @@ impl Node {
             groups,
             wal,
             shards,
-            lanes,
+            router,
             ring,
+            tails,
             blocks,
             heads_max,
+            peers,
+            admin_address: _,
             stop,
             tasks,
         } = self;
         let (settings, clock) = (Arc::clone(&common.settings), Arc::clone(&common.clock));
         let writer = Arc::new(writer::Writer {
             common,
-            shards: shards.clone(),
-            lanes,
+            ring: Arc::clone(&ring),
+            shards: Arc::clone(&shards),
+            router: Arc::clone(&router),
             heads_max,
         });
-        let reader = reader::Reader::new(&settings, clock, ring, shards, blocks);
-        let close = {
-            let writer = Arc::clone(&writer);
-            move || -> BoxFuture<'static, ()> {
-                Box::pin(async move {
-                    stop.cancel();
-                    for lane in &writer.lanes {
-                        lane.close();
-                    }
-                    tasks.close();
-                    tasks.wait().await;
-                    groups.shutdown().await;
-                    wal.close();
-                })
-            }
+        let reader = Arc::new(reader::Reader::new(
+            &settings,
+            clock,
+            Arc::clone(&ring),
+            Arc::clone(&tails),
+            blocks,
+        ));
+        let transport = peers.as_ref().map(|peers| peers.transport.clone());
+        if let Some(peers) = &peers {
+            peers.desk.open(DeskRooms {
+                ring: Arc::clone(&ring),
+                router: Some(Arc::clone(&router)),
+                reader: Some(Arc::clone(&reader)),
+                tails: Some(Arc::clone(&tails)),
+                peers: peers.transport.clone(),
+            });
+        }
+        let frontend = Frontend {
+            local: reader,
+            ring,
+            router,
+            peers: transport,
+        };
+        let close = move || -> BoxFuture<'static, ()> {
+            Box::pin(async move {
+                stop.cancel();
+                tasks.close();
+                tasks.wait().await;
+                if peers.is_some() {
+                    groups.resign(RESIGN_WITHIN).await;
+                }
+                shards.close().await;
+                if let Some(peers) = peers {
+                    peers.close().await;
+                }
+                groups.shutdown().await;
+                wal.close();
+            })
         };
         Backend {
             ingest: writer,
-            querier: Arc::new(reader),
+            querier: Arc::new(frontend),
             close: Box::new(close),
         }
+    }
+}
+
+impl Peers {
+    async fn open(settings: &NodeSettings, id: NodeId, cluster: u128) -> anyhow::Result<Option<Self>> {
+        let Some(address) = settings.listen.peer else {
+            return Ok(None);
+        };
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listen.peer: cannot listen on {address}"))?;
+        let security = match &settings.cluster.tls {
+            Some(tls) => Security::Tls(Arc::new(PeerTls::load(tls).context("cluster.tls")?)),
+            None => Security::Plaintext,
+        };
+        let identity = PeerIdentity {
+            node: id,
+            address: settings.cluster.advertised(listener.local_addr()?).into(),
+            feature_level: FEATURE_LEVEL,
+        };
+        let timeout = settings.cluster.connect_timeout.duration();
+        Ok(Some(Self {
+            transport: PeerTransport::new(identity, cluster, security, timeout),
+            desk: Arc::default(),
+            listener: Some(listener),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    fn serve(&mut self, groups: Groups) {
+        if let Some(listener) = self.listener.take() {
+            let door = PeerDoor::new(self.transport.clone(), groups, Arc::clone(&self.desk) as _);
+            let serving = door.serve(listener, self.stop.clone(), self.tasks.clone());
+            self.tasks.spawn(serving);
+        }
+    }
+
+    async fn close(self) {
+        self.desk.close();
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.transport.retain(|_| false);
     }
 }
 
@@ -346,49 +508,141 @@ fn open_wal(common: &Common, id: NodeId, vfs: Arc<dyn Vfs>, dir: &Path) -> anyho
     Ok(wal)
 }
 
-/// Opens the ring and founds the cluster if there is none.
+/// Opens the ring. A disk that belongs to no cluster joins the one that the settings name, or founds one.
 async fn open_ring(
     common: &Common,
     groups: &Groups,
-    id: NodeId,
+    peers: Option<&Peers>,
     stop: &CancellationToken,
     tasks: &TaskTracker,
 ) -> anyhow::Result<Arc<RingPort>> {
+    let settings = &common.settings;
+    let data_dir = settings.node.data_dir.as_path();
     let (machine, view) = RingMachine::new();
+    let answers = machine.answers();
     let group = groups.open(GroupId::Ring, machine).await?;
-    group.found(&BTreeSet::from([id])).await?;
-    group.wait_recovered(RECOVERY_MAX).await?;
-    let port = Arc::new(RingPort::new(group, view, Arc::clone(&common.clock)));
-    if !port.ring_view().state.is_founded() {
-        let count = common.settings.shards.count;
-        let shard = |index| ShardRecord {
-            id: ShardId(index),
-            range: HashRange::of_shard(index, count),
-            generation: Generation(1),
-            members: BTreeSet::from([id]),
-            preferred: id,
-            inherits: false,
-        };
-        let node = NodeRecord {
-            id,
-            pod: Arc::from(common.settings.node.cluster.as_str()),
-            zone: Arc::from(""),
-            address: Arc::from(common.settings.listen.http.to_string()),
-            state: NodeState::Active,
-            feature_level: 0,
-            joined_unix_nanos: 0,
-        };
-        let cluster = rand::random::<u128>() | 1;
-        port.propose(Body::Bootstrap {
-            cluster,
-            nodes: vec![node],
-            shards: (0..count).map(shard).collect(),
-        })
-        .await?;
+    let id = group.node();
+    let transport = peers.map(|peers| peers.transport.clone());
+    let clock = Arc::clone(&common.clock);
+    let port = Arc::new(RingPort::new(group.clone(), view, answers, clock, transport.clone()));
+    if let Some(peers) = peers {
+        // The ring is answered for before there are shards: a majority may need this node's vote.
+        peers.desk.open(DeskRooms {
+            ring: Arc::clone(&port),
+            router: None,
+            reader: None,
+            tails: None,
+            peers: peers.transport.clone(),
+        });
+    }
+    let card = Card {
+        name: match &settings.cluster.name {
+            Some(name) => name.as_str().into(),
+            None => format!("{:016x}", id.0).into(),
+        },
+        zone: settings.cluster.zone.as_str().into(),
+    };
+    let is_new = identity::cluster(data_dir)? == 0;
+    let seeds: Vec<Arc<str>> = settings
+        .cluster
+        .join
+        .iter()
+        .map(|address| address.as_str().into())
+        .collect();
+    match &transport {
+        Some(transport) if is_new && !seeds.is_empty() => {
+            members::join(transport, &seeds, &card, stop).await?;
+            identity::keep_cluster(data_dir, transport.cluster())?;
+        }
+        _ if is_new => {
+            group.found(&BTreeSet::from([id])).await?;
+            group.wait_recovered(RECOVERY_MAX).await?;
+            if !port.ring_view().state.is_founded() {
+                found_cluster(common, &port, transport.as_ref(), &card).await?;
+            }
+            let cluster = port.ring_view().state.cluster;
+            identity::keep_cluster(data_dir, cluster)?;
+            if let Some(transport) = &transport {
+                transport.belongs_to(cluster);
+            }
+        }
+        _ => {}
+    }
+    let finding = transport.as_ref().map(|transport| {
+        for node in port.ring_view().state.nodes.values() {
+            transport.book().record(node.id, &node.address);
+        }
+        tasks.spawn(members::find(Arc::clone(&port), transport.clone(), seeds, stop.clone()))
+    });
+    let mut views = port.views();
+    let founded = tokio::time::timeout(RECOVERY_MAX, views.wait_for(|view| view.state.is_founded())).await;
+    founded.context("the ring could not be read back: a majority of its voters is away")??;
+    drop(views);
+    if let Some(finding) = finding {
+        finding.abort();
+    }
+    let known = port.ring_view().state.cluster;
+    anyhow::ensure!(
+        known == identity::cluster(data_dir)?,
+        "the log is of another cluster than the folder it is in"
+    );
+    if transport.is_none() {
+        group.wait_recovered(RECOVERY_MAX).await?;
     }
     tasks.spawn(ring::keep_time(Arc::clone(&port), stop.clone()));
     tasks.spawn(ring::forward_views(Arc::clone(&port), stop.clone()));
+    if let Some(transport) = transport {
+        tasks.spawn(members::announce(
+            Arc::clone(&port),
+            transport.clone(),
+            card,
+            stop.clone(),
+        ));
+        tasks.spawn(members::keep(
+            Arc::clone(&port),
+            transport,
+            settings.cluster.replicas,
+            stop.clone(),
+        ));
+    }
     Ok(port)
+}
+
+async fn found_cluster(
+    common: &Common,
+    port: &RingPort,
+    transport: Option<&PeerTransport>,
+    card: &Card,
+) -> anyhow::Result<()> {
+    let id = port.node();
+    let count = common.settings.shards.count;
+    let shard = |index| ShardRecord {
+        id: ShardId(index),
+        range: HashRange::of_shard(index, count),
+        generation: Generation(1),
+        members: BTreeSet::from([id]),
+        preferred: id,
+        inherits: false,
+    };
+    let node = NodeRecord {
+        id,
+        pod: Arc::clone(&card.name),
+        zone: Arc::clone(&card.zone),
+        address: match transport {
+            Some(transport) => Arc::clone(&transport.identity().address),
+            None => "alone".into(),
+        },
+        state: NodeState::Active,
+        feature_level: FEATURE_LEVEL,
+        joined_unix_nanos: 0,
+    };
+    port.propose(Body::Bootstrap {
+        cluster: rand::random::<u128>() | 1,
+        nodes: vec![node],
+        shards: (0..count).map(shard).collect(),
+    })
+    .await?;
+    Ok(())
 }
 
 /// Names of blocks sort by time and never repeat.

@@ -68,6 +68,29 @@ pub(crate) mod grpc_code {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Rejected,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::WrongMethod,
+        Self::TooSlow,
+        Self::TooLarge,
+        Self::UnknownEncoding,
+        Self::AnswerTooLarge,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::TimedOut,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
+    /// The kind of this label; how a refusal travels between nodes.
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.label() == label)
+    }
+
     /// HTTP status. What Tempo's users see where Tempo has the case.
     pub fn http_status(self) -> StatusCode {
         match self {

@@ -236,7 +236,7 @@ fn advice(detail: &str) -> &'static str {
 }
 
 /// An error with its causes on one line, bounded; clouds answer with pages of XML.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -67,7 +67,12 @@ pub fn load(path: &Path) -> Result<NodeSettings, SettingsError> {
 /// Every secret file must exist, be a file with something in it, and not be readable by everyone.
 pub fn check_secret_files(settings: &NodeSettings) -> Result<(), SettingsError> {
     let mut problems = Problems::default();
-    for (field, path) in settings.storage.secret_files() {
+    for (field, path) in settings
+        .storage
+        .secret_files()
+        .into_iter()
+        .chain(settings.cluster.secret_files())
+    {
         if let Err(message) = check_secret_file(path) {
             problems.add(field, format!("{}: {message}", path.display()));
         }

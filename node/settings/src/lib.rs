@@ -14,6 +14,7 @@
 //! a duplicate key or a quantity without a unit is refused; what is printed reads back equal; an empty file is the
 //! defaults. **Not here:** the environment and the command line (the server reads both once, in `main`).
 
+pub mod cluster;
 mod file;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -27,6 +28,7 @@ pub mod query;
 mod section;
 pub mod storage;
 
+pub use cluster::{ClusterSettings, PeerTlsSettings};
 pub use file::{check_secret_files, load, parse};
 pub use lifecycle::{CompactionSettings, FlushSettings, RetentionSettings};
 pub use limits::{LimitSettings, Limits, LimitsPatch};
@@ -47,6 +49,8 @@ section! {
         node: IdentitySettings = IdentitySettings::default(),
         /// Addresses and connection limits.
         listen: ListenSettings = ListenSettings::default(),
+        /// The other nodes.
+        cluster: ClusterSettings = ClusterSettings::default(),
         /// Who owns a span.
         tenancy: TenancySettings = TenancySettings::default(),
         /// The object store.
@@ -82,6 +86,7 @@ impl NodeSettings {
         let Self {
             node,
             listen,
+            cluster,
             tenancy,
             storage,
             limits,
@@ -97,6 +102,7 @@ impl NodeSettings {
         } = self;
         problems.at("node", |problems| node.check(problems));
         problems.at("listen", |problems| listen.check(problems));
+        problems.at("cluster", |problems| cluster.check(problems, listen.peer));
         problems.at("tenancy", |problems| tenancy.check(problems));
         problems.at("storage", |problems| storage.check(problems));
         limits.check(&mut problems);

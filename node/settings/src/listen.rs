@@ -20,6 +20,12 @@ section! {
         otlp_http: SocketAddr = SocketAddr::new(LOOPBACK, 4318),
         /// Queries, status and metrics: HTTP and gRPC (h2c) on one port.
         http: SocketAddr = SocketAddr::new(LOOPBACK, 3200),
+        /// Other nodes. Absent: this node is alone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer: Option<SocketAddr> = None,
+        /// The admin API: membership, drains, health. Absent: there is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        admin: Option<SocketAddr> = None,
         /// Connections of all three ports together; further ones are closed at once.
         connections_max: u32 = 4_096,
         /// Time a client may take to send its request head, and a TLS or HTTP/2 handshake.
@@ -67,7 +73,9 @@ impl ListenSettings {
     }
 
     pub(crate) fn check(&self, problems: &mut Problems) {
-        let addresses = self.addresses();
+        let mut addresses = self.addresses().to_vec();
+        addresses.extend(self.peer.map(|address| ("listen.peer", "peer", address)));
+        addresses.extend(self.admin.map(|address| ("listen.admin", "admin", address)));
         for (index, (field, _, address)) in addresses.iter().enumerate() {
             for (other_field, _, other) in &addresses[..index] {
                 if is_same_socket(*address, *other) {

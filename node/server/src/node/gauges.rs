@@ -12,14 +12,15 @@ use shard::column_cache::ColumnCache;
 use shard::decoded_cache::DecodedCache;
 use shard::disk_cache::DiskCache;
 use shard::housekeeping::HousekeepingMetrics;
-use shard::owner::Shard;
 use shard::port::CatalogPort;
 use shard::reads::WatchedReader;
 use wal::Wal;
 
+use super::shards::Shards;
+
 /// See the module's documentation.
 pub(super) struct Gauges {
-    pub(super) shards: Vec<Arc<Shard>>,
+    pub(super) shards: Arc<Shards>,
     pub(super) catalog: Arc<dyn CatalogPort>,
     pub(super) blocks: Arc<Blocks>,
     pub(super) reads: Arc<WatchedReader>,
@@ -39,7 +40,8 @@ impl std::fmt::Debug for Gauges {
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let heads = || self.shards.iter().map(|shard| shard.head());
+        let live = self.shards.live();
+        let heads = || live.iter().map(|shard| shard.head());
         let sum = |values: &mut dyn Iterator<Item = usize>| values.sum::<usize>() as u64;
         let view = self.catalog.view();
         let usage = self.wal.usage();

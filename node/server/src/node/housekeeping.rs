@@ -7,6 +7,9 @@
 //! | retention | `retention.interval` | stop token |
 //! | orphans | [`COLLECT_EVERY`] beats of retention | stop token |
 //!
+//! Only the node that leads the ring does any of it: two would do the same work, and one of them in vain, since the catalog
+//! takes a replacement once.
+//!
 //! All of them may be stopped between any two steps: what they leave is collected by the next run.
 
 use std::path::Path;
@@ -40,7 +43,12 @@ pub(super) struct Housekeeping {
     pub(super) blocks: Arc<Blocks>,
     pub(super) new_block_id: Arc<dyn Fn() -> BlockId + Send + Sync>,
     pub(super) metrics: Arc<HousekeepingMetrics>,
+    /// Whether it is this node's turn.
+    pub(super) is_ours: IsOurs,
 }
+
+/// Asked before each piece of work.
+pub(super) type IsOurs = Arc<dyn Fn() -> bool + Send + Sync>;
 
 impl Housekeeping {
     /// Starts all of them.
@@ -62,7 +70,12 @@ impl Housekeeping {
         })?);
         let beat = settings.compaction.interval.duration();
         for _ in 0..settings.compaction.jobs_max {
-            tasks.spawn(merge(Arc::clone(&compactor), beat, stop.clone()));
+            tasks.spawn(merge(
+                Arc::clone(&compactor),
+                beat,
+                Arc::clone(&self.is_ours),
+                stop.clone(),
+            ));
         }
         tasks.spawn(index(
             Indexer {
@@ -74,6 +87,7 @@ impl Housekeeping {
                 damaged: Arc::default(),
             },
             beat,
+            Arc::clone(&self.is_ours),
             stop.clone(),
         ));
         let retention = Retention {
@@ -90,17 +104,17 @@ impl Housekeeping {
             brakes,
             metrics: self.metrics,
         };
-        tasks.spawn(forget(self.common, retention, collector, stop.clone()));
+        tasks.spawn(forget(self.common, retention, collector, self.is_ours, stop.clone()));
         Ok(())
     }
 }
 
 /// Takes one merge after the other; rests when there is none.
-async fn merge(compactor: Arc<Compactor>, beat: Duration, stop: CancellationToken) {
+async fn merge(compactor: Arc<Compactor>, beat: Duration, is_ours: IsOurs, stop: CancellationToken) {
     // The compactor listens to a watch; the token is translated.
     let (told, tell) = watch::channel(false);
     loop {
-        let pause = match compactor.next() {
+        let pause = match Some(()).filter(|()| is_ours()).and_then(|()| compactor.next()) {
             None => beat,
             Some(claim) => {
                 let (tenant, inputs) = (claim.job().tenant.clone(), claim.job().inputs.len());
@@ -131,10 +145,13 @@ async fn merge(compactor: Arc<Compactor>, beat: Duration, stop: CancellationToke
 }
 
 /// Looks at one tenant after the other. The first round brings the directories of all indexes into memory.
-async fn index(indexer: Indexer, beat: Duration, stop: CancellationToken) {
+async fn index(indexer: Indexer, beat: Duration, is_ours: IsOurs, stop: CancellationToken) {
     loop {
         let view = indexer.catalog.view();
         for (tenant, _) in view.tenants() {
+            if !is_ours() {
+                break;
+            }
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
                 outcome = indexer.run(tenant) => outcome,
@@ -157,12 +174,15 @@ async fn index(indexer: Indexer, beat: Duration, stop: CancellationToken) {
     }
 }
 
-async fn forget(common: Common, retention: Retention, collector: Collector, stop: CancellationToken) {
+async fn forget(common: Common, retention: Retention, collector: Collector, is_ours: IsOurs, stop: CancellationToken) {
     let beat = common.settings.retention.interval.duration();
     for round in 1_u32.. {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(beat) => {}
+        }
+        if !is_ours() {
+            continue;
         }
         let limits = common.limits.load_full();
         let retention_of = move |tenant: &model::TenantId| limits.of(tenant.as_str()).retention.duration();

@@ -10,6 +10,36 @@ use anyhow::{Context as _, bail};
 use model::NodeId;
 
 const FILE: &str = "node-id";
+const CLUSTER_FILE: &str = "cluster-id";
+
+/// The cluster this disk belongs to; 0 while it belongs to none.
+pub(super) fn cluster(data_dir: &Path) -> anyhow::Result<u128> {
+    let path = data_dir.join(CLUSTER_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => match u128::from_str_radix(text.trim(), 16) {
+            Ok(id) if id != 0 => Ok(id),
+            _ => bail!(
+                "{} does not hold a cluster id; restore it or start with an empty data directory",
+                path.display()
+            ),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Keeps the cluster's id, durably. A disk belongs to one cluster for life.
+pub(super) fn keep_cluster(data_dir: &Path, id: u128) -> anyhow::Result<()> {
+    match cluster(data_dir)? {
+        0 => {
+            let path = data_dir.join(CLUSTER_FILE);
+            write_durably(data_dir, &path, &format!("{id:032x}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))
+        }
+        known if known == id => Ok(()),
+        known => bail!("this disk belongs to cluster {known:032x}, not to {id:032x}"),
+    }
+}
 
 /// Reads the id, or makes one and keeps it: durable before it is used.
 pub(super) fn load_or_make(data_dir: &Path) -> anyhow::Result<NodeId> {
@@ -57,6 +87,18 @@ mod tests {
         let id = load_or_make(folder.path()).unwrap();
         assert_ne!(id.0, 0);
         assert_eq!(load_or_make(folder.path()).unwrap(), id);
+    }
+
+    #[test]
+    fn a_disk_belongs_to_one_cluster_for_life() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(cluster(folder.path()).unwrap(), 0);
+        keep_cluster(folder.path(), 7).unwrap();
+        keep_cluster(folder.path(), 7).unwrap();
+        assert!(keep_cluster(folder.path(), 8).is_err());
+        assert_eq!(cluster(folder.path()).unwrap(), 7);
+        fs::write(folder.path().join(CLUSTER_FILE), "").unwrap();
+        assert!(cluster(folder.path()).is_err());
     }
 
     #[test]

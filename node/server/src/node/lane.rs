@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{Group, Payload};
-use model::{Clock, LogIndex};
+use consensus::{ConsensusError, Group, Payload};
+use model::{Clock, NodeId};
 use settings::node::ReplicationSettings;
 use shard::command::ShardCommand;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -25,10 +25,36 @@ const QUEUE: usize = 1024;
 /// Entries under way at once: enough to overlap compressing with syncing.
 const UNDER_WAY: usize = 4;
 
+/// For an entry to be committed. Without a majority it may never be; who waits tries elsewhere.
+const COMMIT_WITHIN: Duration = Duration::from_secs(10);
+
 /// One sub-batch and who waits for it.
 struct Submission {
     sub_batch: SubBatch,
-    done: oneshot::Sender<Result<(), Refusal>>,
+    done: oneshot::Sender<Result<(), Unstored>>,
+}
+
+/// Why a sub-batch is not known to be stored. Sending it again is safe: it is recognised.
+#[derive(Debug, Clone)]
+pub(super) enum Unstored {
+    /// Somebody else leads, or nobody.
+    NotLeader(Option<NodeId>),
+    /// The generation takes nothing more.
+    Sealed,
+    /// Trying elsewhere does not help.
+    Refused(Refusal),
+}
+
+impl From<ConsensusError> for Unstored {
+    fn from(error: ConsensusError) -> Self {
+        match error {
+            ConsensusError::NotLeader { leader, .. } | ConsensusError::OutcomeUnknown { leader, .. } => {
+                Self::NotLeader(leader)
+            }
+            ConsensusError::NoQuorum { .. } | ConsensusError::Closed { .. } => Self::NotLeader(None),
+            error => Self::Refused(error.into()),
+        }
+    }
 }
 
 /// The entrance. Dropping all of them ends the task.
@@ -74,7 +100,7 @@ impl Lane {
     /// Comes back when the sub-batch is committed.
     ///
     /// Cancel: it may be committed all the same.
-    pub(super) async fn submit(&self, sub_batch: SubBatch) -> Result<(), Refusal> {
+    pub(super) async fn submit(&self, sub_batch: SubBatch) -> Result<(), Unstored> {
         let (done, outcome) = oneshot::channel();
         self.queue
             .send(Submission { sub_batch, done })
@@ -89,8 +115,8 @@ impl Lane {
     }
 }
 
-fn stopping() -> Refusal {
-    Refusal::new(Kind::Unavailable, "the node is stopping")
+fn stopping() -> Unstored {
+    Unstored::NotLeader(None)
 }
 
 impl Task {
@@ -123,7 +149,7 @@ impl Task {
                 drop(way);
                 for done in waiting {
                     // Who went away does not want to know.
-                    let _ = done.send(outcome.clone().map(drop));
+                    let _ = done.send(outcome.clone());
                 }
             });
         }
@@ -164,7 +190,7 @@ async fn propose(
     clock: &dyn Clock,
     cpu: &CpuPool,
     sub_batches: Vec<SubBatch>,
-) -> Result<LogIndex, Refusal> {
+) -> Result<(), Unstored> {
     let stamped_unix_nanos = clock.unix_nanos();
     let build = move || {
         let mut builder = EntryBuilder::default();
@@ -179,7 +205,13 @@ async fn propose(
         };
         Ok((command.encode(), Arc::new(sub_batches)))
     };
-    let (data, hint) = cpu.run(build).await??;
-    let (index, _) = group.propose(Payload::with_hint(data, hint)).await?;
-    Ok(index)
+    let built = cpu.run(build).await.map_err(Unstored::Refused)?;
+    let (data, hint) = built.map_err(Unstored::Refused)?;
+    let proposed = tokio::time::timeout(COMMIT_WITHIN, group.propose(Payload::with_hint(data, hint))).await;
+    match proposed {
+        Ok(Ok((_, appended))) if appended.is_sealed => Err(Unstored::Sealed),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Unstored::NotLeader(None)),
+    }
 }

@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
-use model::{Clock, TenantId};
+use model::{Clock, TenantId, TraceId};
 use parking_lot::Mutex;
 use query::answer::TopTraces;
 use query::budget::{Budget, Limits, SharedMemory};
@@ -17,13 +18,13 @@ use settings::NodeSettings;
 use shard::blocks::Blocks;
 use shard::chunk::TableChunk;
 use shard::crew::{Looked, Means, Onlooker};
-use shard::owner::Shard;
 use shard::snapshot::Snapshot;
 use shard::turns::Turns;
 use wire::assemble::TraceAssembler;
 use wire::frame::Blob;
 
 use super::ring::RingPort;
+use super::tails::Tails;
 use crate::preview::{Preview, Watching};
 use crate::querier::{
     Allowance, MetricsAnswer, MetricsQuestion, Places, Querier, SearchAnswer, SearchQuestion, Stats, TagsAnswer,
@@ -38,10 +39,14 @@ const THREADS_MAX: usize = 32;
 /// Tenants whose memory is remembered although none of their questions runs.
 const MEMORIES_TIDY: usize = 1_000;
 
+/// How often a tail may have been flushed between being read and being named by the catalog; a flush takes seconds.
+const STALE_MAX: u32 = 40;
+const STALE_PAUSE: Duration = Duration::from_millis(50);
+
 /// The way out.
 pub(super) struct Reader {
     ring: Arc<RingPort>,
-    shards: Vec<Arc<Shard>>,
+    tails: Arc<Tails>,
     pub(super) blocks: Arc<Blocks>,
     turns: Arc<Turns>,
     threads: usize,
@@ -63,14 +68,14 @@ impl Reader {
         settings: &NodeSettings,
         clock: Arc<dyn Clock>,
         ring: Arc<RingPort>,
-        shards: Vec<Arc<Shard>>,
+        tails: Arc<Tails>,
         blocks: Arc<Blocks>,
     ) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let at_once = settings.query.threads.map_or(cpus, |threads| threads as usize);
         Self {
             ring,
-            shards,
+            tails,
             blocks,
             turns: Turns::new(at_once, clock),
             threads: (at_once * THREADS_PER_CPU).min(THREADS_MAX),
@@ -80,7 +85,38 @@ impl Reader {
     }
 
     pub(super) async fn snapshot(&self, tenant: &TenantId) -> Result<Arc<Snapshot>, Refusal> {
-        Ok(Arc::new(Snapshot::take(&*self.ring, &self.shards, tenant).await?))
+        self.snapshot_for(tenant, None).await
+    }
+
+    /// A snapshot for one trace asks its shard alone.
+    async fn snapshot_for(&self, tenant: &TenantId, trace: Option<&TraceId>) -> Result<Arc<Snapshot>, Refusal> {
+        let hash = trace.map(|trace| tenant.placement_hash(trace));
+        let mut tries = 0;
+        loop {
+            let readable = self.tails.readable(hash).await;
+            // Alone, the shards are never behind their catalog, and the catalog catches up by itself.
+            let snapshot = if self.tails.is_alone() {
+                Ok(Snapshot::take(&*self.ring, &readable.shards, tenant).await?)
+            } else {
+                Snapshot::take_now(&*self.ring, &readable.shards, tenant)
+            };
+            match snapshot {
+                // A shard that is led elsewhere from now on has forgotten its spans, perhaps before it was looked at.
+                Ok(mut snapshot) if readable.is_whole() => {
+                    snapshot.missing = readable.missing;
+                    return Ok(Arc::new(snapshot));
+                }
+                Err(stale) if tries == STALE_MAX => return Err(shard::Error::from(stale).into()),
+                Ok(_) if tries == STALE_MAX => {
+                    let message = "live spans keep moving to other nodes";
+                    return Err(Refusal::new(Kind::Unavailable, message));
+                }
+                Ok(_) | Err(_) => {
+                    tries += 1;
+                    tokio::time::sleep(STALE_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// What a question may use, and what stops it when it is dropped. What federated tenants hold counts for the first.
@@ -191,7 +227,7 @@ impl Reader {
         };
         let mut found = Vec::new();
         for tenant in question.tenants.iter() {
-            let snapshot = self.snapshot(tenant).await?;
+            let snapshot = self.snapshot_for(tenant, Some(&question.trace_id)).await?;
             let (blocks, bytes_max) = (&self.blocks, question.bytes_max);
             let whole = shard::trace::whole_trace(&snapshot, blocks, question.trace_id, places, bytes_max).await;
             answer.is_cut |= whole.is_cut;

@@ -8,11 +8,12 @@ use model::table::TraceSize;
 use model::{ShardId, TenantId};
 use settings::Limits;
 use settings::limits::Oversize;
-use shard::owner::Shard;
 use wire::frame::BatchHash;
 use wire::ingest::{IngestLimits, Outcome, Routed, TraceLimits, scan};
 
-use super::lane::Lane;
+use super::ring::RingPort;
+use super::route::Router;
+use super::shards::Shards;
 use crate::app::Common;
 use crate::ingest::{Ingest, IngestOutcome};
 use crate::refusal::{Kind, Refusal};
@@ -23,9 +24,9 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 /// The way in.
 pub(super) struct Writer {
     pub(super) common: Common,
-    /// In the order of their numbers, as are the lanes.
-    pub(super) shards: Vec<Arc<Shard>>,
-    pub(super) lanes: Vec<Lane>,
+    pub(super) ring: Arc<RingPort>,
+    pub(super) shards: Arc<Shards>,
+    pub(super) router: Arc<Router>,
     pub(super) heads_max: usize,
 }
 
@@ -37,8 +38,7 @@ impl Ingest for Writer {
 
 impl Writer {
     async fn write(&self, tenant: TenantId, body: Bytes) -> Result<IngestOutcome, Refusal> {
-        let live: usize = self.shards.iter().map(|shard| shard.head().heap_bytes()).sum();
-        if live >= self.heads_max {
+        if self.shards.heap_bytes() >= self.heads_max {
             return Err(Refusal::new(
                 Kind::Throttled,
                 "live spans fill their memory; blocks are being written",
@@ -51,22 +51,20 @@ impl Writer {
             spans_max: u64::from(limits.trace_spans_max),
         };
         let limits = ingest_limits(&limits, self.common.clock.unix_nanos());
+        let places = Places::of(&self.ring);
         let is_small = body.len() <= INLINE_BYTES_MAX;
         let split = {
-            let (limits, shards) = (limits.clone(), self.shards.clone());
-            move || split(&tenant, &body, &limits, &traces, largest, &shards)
+            let (limits, live) = (limits.clone(), self.shards.live());
+            move || split(&tenant, &body, &limits, &traces, largest, (&places, &live))
         };
         let (outcome, routed) = if is_small {
             split()?
         } else {
             self.common.cpu.run(split).await??
         };
-        let submissions = routed.into_iter().map(|routed| async move {
-            match self.lanes.get(routed.shard.0 as usize) {
-                Some(lane) => lane.submit(routed.sub_batch).await,
-                None => Err(Refusal::new(Kind::Internal, "a span of a shard that is not here")),
-            }
-        });
+        let submissions = routed
+            .into_iter()
+            .map(|routed| self.router.store(routed.shard, routed.sub_batch));
         // If one fails, what the others stored is recognised when the client sends it again.
         try_join_all(submissions).await?;
         let (rejected_spans, message) = outcome.partial_success(&limits).unwrap_or_default();
@@ -91,7 +89,7 @@ impl Writer {
     fn check_live_traces(&self, tenant: &TenantId, limits: &Limits) -> Result<TraceSize, Refusal> {
         let max = limits.live_traces_max as usize;
         let mut largest = TraceSize::default();
-        for shard in &self.shards {
+        for shard in self.shards.live() {
             let live = shard.head().live_traces(tenant);
             if live.count >= max {
                 return Err(Refusal::new(
@@ -106,18 +104,39 @@ impl Writer {
     }
 }
 
+/// Which hash belongs to which shard.
+struct Places {
+    /// Last hash of each shard, ascending.
+    ends: Vec<(u64, ShardId)>,
+}
+
+impl Places {
+    fn of(ring: &RingPort) -> Self {
+        let view = ring.ring_view();
+        let shards = view.state.map.shards.values();
+        let mut ends: Vec<_> = shards.map(|record| (record.range.last, record.id)).collect();
+        ends.sort_unstable();
+        Self { ends }
+    }
+
+    fn shard_of(&self, hash: u64) -> ShardId {
+        let at = self.ends.partition_point(|(last, _)| *last < hash);
+        // Ranges cover every hash.
+        self.ends.get(at).map_or(ShardId(0), |(_, shard)| *shard)
+    }
+}
+
 fn split(
     tenant: &TenantId,
     body: &[u8],
     limits: &IngestLimits,
     traces: &TraceLimits,
     largest: TraceSize,
-    shards: &[Arc<Shard>],
+    (places, live): (&Places, &[Arc<shard::owner::Shard>]),
 ) -> Result<(Outcome, Vec<Routed>), wire::Error> {
-    let count = u32::try_from(shards.len()).unwrap_or(u32::MAX);
-    let mut scan = scan(body, limits, |trace| ShardId::of(tenant.placement_hash(trace), count))?;
+    let mut scan = scan(body, limits, |trace| places.shard_of(tenant.placement_hash(trace)))?;
     scan.limit_traces(traces, largest, |shard, traces| {
-        let shard = shards.get(shard.0 as usize);
+        let shard = live.iter().rev().find(|live| live.group().shard == shard);
         shard.map_or_else(Vec::new, |shard| shard.head().live_sizes(tenant, traces))
     });
     let outcome = scan.outcome().clone();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod api;
+mod cluster;
 mod connections;
 mod corpus;
 mod door;

@@ -115,7 +115,7 @@ impl Running {
     }
 }
 
-fn count_by_trace(body: &[u8]) -> HashMap<model::TraceId, usize> {
+pub(crate) fn count_by_trace(body: &[u8]) -> HashMap<model::TraceId, usize> {
     let mut counts = HashMap::new();
     for span in otlp::spans(body) {
         let view = read_span(span.unwrap(), |_: Repeated<'_>| Ok::<(), Malformed>(())).unwrap();

@@ -1,0 +1,291 @@
+//! What a node says about itself, the bucket it sees and the ring it knows: JSON with the names the operator expects.
+//!
+//! What only the leader of the ring can know (who answers, who is behind) is said by the leader alone; other nodes leave it
+//! at what a reader must not conclude anything from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use consensus::ring::{NodeRecord, NodeState};
+use consensus::{GroupStatus, ring::RingView};
+use model::NodeId;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Admin, No};
+use crate::node::FEATURE_LEVEL;
+
+/// How long what was seen of the bucket is good for.
+const MARKER_FRESH: Duration = Duration::from_secs(5);
+const MARKER_WITHIN: Duration = Duration::from_millis(1_000);
+const CONFIRM_WITHIN: Duration = Duration::from_millis(800);
+/// A member that says nothing for this long is not there.
+const SILENT_MAX: Duration = Duration::from_secs(3);
+/// Shards that are not well, named at once.
+const WORST_MAX: usize = 10;
+const MARKER_BYTES_MAX: u64 = 4 << 10;
+
+/// The bucket's marker, and when it was looked at.
+#[derive(Debug, Clone)]
+pub(in crate::node) struct SeenMarker {
+    at: Duration,
+    marker: Value,
+}
+
+/// What stands in the marker's object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Marker {
+    state: MarkerState,
+    cluster: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum MarkerState {
+    Pending,
+    Live,
+}
+
+/// How people and the operator name a disk.
+pub(super) fn incarnation(node: NodeId) -> String {
+    format!("{:016x}", node.0)
+}
+
+impl Admin {
+    /// The whole document.
+    pub(super) async fn status(&self) -> Value {
+        let view = self.ring.ring_view();
+        let group = self.ring.group().status();
+        let cluster = view.state.is_founded().then(|| format!("{:032x}", view.state.cluster));
+        let storage = if self.reads.is_away() {
+            json!({"state": "Unusable", "problem": "Unreachable", "message": "the object store does not answer"})
+        } else {
+            json!({"state": "Usable"})
+        };
+        json!({
+            "version": crate::VERSION,
+            "incarnation": incarnation(self.me()),
+            "clusterId": cluster,
+            "raftId": view.state.nodes.contains_key(&self.me()).then_some(self.me().0),
+            "ready": view.state.is_founded(),
+            "drain": self.drain_state(&view),
+            "formats": FEATURE_LEVEL,
+            "marker": self.marker().await,
+            "storage": storage,
+            "view": self.ring_view(&view, &group).await,
+        })
+    }
+
+    fn drain_state(&self, view: &RingView) -> &'static str {
+        let me = view.state.nodes.get(&self.me());
+        if me.is_some_and(|me| me.state == NodeState::Draining) {
+            return "Remove";
+        }
+        if !self.is_restarting.load(Ordering::Relaxed) && !self.restarts().has(self.me()) {
+            return "None";
+        }
+        let leads = self.shards.all().iter().any(|unit| unit.group.is_leader());
+        if leads || self.ring.group().is_leader() {
+            "Restart"
+        } else {
+            "RestartReady"
+        }
+    }
+
+    async fn ring_view(&self, view: &RingView, group: &GroupStatus) -> Value {
+        let is_leader = group.leadership.is_leader;
+        let confirmed = async { is_leader && self.ring.group().read_index().await.is_ok() };
+        let has_quorum = tokio::time::timeout(CONFIRM_WITHIN, confirmed).await.unwrap_or(false);
+        let reachable: BTreeSet<NodeId> = view
+            .state
+            .nodes
+            .keys()
+            .copied()
+            .filter(|node| self.hears_of(*node))
+            .collect();
+        let map = &view.state.map;
+        let mut copies: BTreeMap<NodeId, u32> = BTreeMap::new();
+        for member in map.live_generations().flat_map(|(_, members)| members) {
+            *copies.entry(*member).or_default() += 1;
+        }
+        let members: Vec<Value> = view
+            .state
+            .nodes
+            .values()
+            .map(|node| self.member(node, group, reachable.contains(&node.id), copies.get(&node.id).copied()))
+            .collect();
+        json!({
+            "term": group.leadership.term,
+            "commitIndex": group.committed.0,
+            "lastIndex": group.last.0,
+            "leader": group.leadership.leader.map(|leader| leader.0),
+            "hasQuorum": has_quorum,
+            "format": view.state.feature_level,
+            "members": members,
+            "shards": shards(view, |node| reachable.contains(&node)),
+        })
+    }
+
+    fn member(&self, node: &NodeRecord, group: &GroupStatus, is_reachable: bool, copies: Option<u32>) -> Value {
+        let matched = group.matched.get(&node.id).copied().unwrap_or_default();
+        let is_voter = group.voters.contains(&node.id);
+        let is_known = is_voter || group.learners.contains(&node.id);
+        let lag = match node.id == self.me() {
+            true => group.last.0 - group.applied.0.min(group.last.0),
+            false => group.last.0 - matched.0.min(group.last.0),
+        };
+        let state = match node.state {
+            NodeState::Active if is_known => "Active",
+            NodeState::Active => "Joining",
+            NodeState::Draining | NodeState::Lost => "Leaving",
+        };
+        let copies = copies.unwrap_or_default();
+        let is_me = node.id == self.me();
+        // What no generation needs any more is no loss.
+        let wal_bytes = if is_me && copies > 0 { self.wal.usage().used } else { 0 };
+        let uploads: usize = match is_me {
+            true => self
+                .shards
+                .live()
+                .iter()
+                .map(|shard| shard.head().spooled_blocks())
+                .sum(),
+            false => 0,
+        };
+        json!({
+            "raftId": node.id.0,
+            "incarnation": incarnation(node.id),
+            "pod": &*node.pod,
+            "zone": (!node.zone.is_empty()).then_some(&*node.zone),
+            "role": if is_voter { "Voter" } else { "Learner" },
+            "state": state,
+            "reachable": is_reachable,
+            "lag": lag,
+            "shards": copies,
+            "shardsBehind": 0,
+            "walBytes": wal_bytes,
+            "uploads": uploads,
+        })
+    }
+
+    /// Whether the member answers, as the ring's leader knows it.
+    pub(super) fn hears_of(&self, node: NodeId) -> bool {
+        if node == self.me() {
+            return true;
+        }
+        let status = self.ring.group().status();
+        status.silent.get(&node).is_some_and(|silent| *silent < SILENT_MAX)
+    }
+
+    async fn marker(&self) -> Value {
+        let now = self.common.clock.monotonic();
+        if let Some(seen) = &*self.seen_marker.lock()
+            && now.saturating_sub(seen.at) < MARKER_FRESH
+        {
+            return seen.marker.clone();
+        }
+        let read = tokio::time::timeout(MARKER_WITHIN, self.read_marker()).await;
+        let marker = match read {
+            Ok(Ok(Some(marker))) => json!(marker),
+            Ok(Ok(None)) => json!({"state": "Absent"}),
+            Ok(Err(_)) | Err(_) => json!({"state": "Unknown"}),
+        };
+        let seen = SeenMarker {
+            at: now,
+            marker: marker.clone(),
+        };
+        *self.seen_marker.lock() = Some(seen);
+        marker
+    }
+
+    async fn read_marker(&self) -> anyhow::Result<Option<Marker>> {
+        let found = match self.objects.get(&self.marker).await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            found => found?,
+        };
+        anyhow::ensure!(found.meta.size <= MARKER_BYTES_MAX, "the marker is too large");
+        Ok(Some(serde_json::from_slice(&found.bytes().await?)?))
+    }
+
+    async fn write_marker(&self, state: MarkerState, cluster: &str, mode: PutMode) -> Result<(), No> {
+        let marker = Marker {
+            state,
+            cluster: cluster.to_owned(),
+        };
+        let bytes = json!(marker).to_string();
+        let options = PutOptions {
+            mode,
+            ..PutOptions::default()
+        };
+        let written = self
+            .objects
+            .put_opts(&self.marker, PutPayload::from(bytes), options)
+            .await;
+        *self.seen_marker.lock() = None;
+        written.map(drop).map_err(|error| No::Unknown(error.to_string()))
+    }
+
+    pub(super) async fn put_marker(&self, cluster: &str) -> Result<(), No> {
+        match self.known_marker().await? {
+            None => self.write_marker(MarkerState::Pending, cluster, PutMode::Create).await,
+            Some(marker) if marker.cluster == cluster => Ok(()),
+            Some(marker) => Err(other_cluster(&marker)),
+        }
+    }
+
+    pub(super) async fn mark_live(&self, cluster: &str) -> Result<(), No> {
+        match self.known_marker().await? {
+            None => Err(No::refused("there is no marker: it is put before the cluster is made")),
+            Some(marker) if marker.cluster != cluster => Err(other_cluster(&marker)),
+            Some(marker) if marker.state == MarkerState::Live => Ok(()),
+            Some(_) => self.write_marker(MarkerState::Live, cluster, PutMode::Overwrite).await,
+        }
+    }
+
+    async fn known_marker(&self) -> Result<Option<Marker>, No> {
+        self.read_marker().await.map_err(|error| No::Unknown(error.to_string()))
+    }
+}
+
+fn other_cluster(marker: &Marker) -> No {
+    No::refused(format!(
+        "cluster {} lives under this prefix: use another prefix, or delete what is there",
+        marker.cluster
+    ))
+}
+
+fn shards(view: &RingView, is_well: impl Fn(NodeId) -> bool) -> Value {
+    let map = &view.state.map;
+    let (mut healthy, mut under, mut unavailable) = (0, 0, 0);
+    let mut worst = Vec::new();
+    for record in map.shards.values() {
+        let want = record.members.len();
+        let live = record.members.iter().filter(|node| is_well(**node)).count();
+        if live == want {
+            healthy += 1;
+            continue;
+        }
+        match live * 2 > want {
+            true => under += 1,
+            false => unavailable += 1,
+        }
+        let owners = record.members.iter().map(|node| match view.state.nodes.get(node) {
+            Some(node) => node.pod.to_string(),
+            None => incarnation(*node),
+        });
+        let shard = json!({"id": record.id.0, "live": live, "want": want, "owners": owners.collect::<Vec<_>>()});
+        worst.push((live * 2 > want, live, shard));
+    }
+    worst.sort_by_key(|(has_majority, live, _)| (*has_majority, *live));
+    let worst: Vec<Value> = worst.into_iter().take(WORST_MAX).map(|(_, _, shard)| shard).collect();
+    json!({
+        "epoch": map.epoch,
+        "total": map.shards.len(),
+        "healthy": healthy,
+        "underReplicated": under,
+        "unavailable": unavailable,
+        "moving": map.sealed.len(),
+        "worst": worst,
+    })
+}
