@@ -23,6 +23,7 @@
 )]
 
 mod bad_input;
+mod cluster;
 mod collector;
 mod crash;
 mod fixture;
