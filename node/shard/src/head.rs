@@ -94,14 +94,25 @@ struct State {
 }
 
 impl State {
-    /// Whether every part lies wholly above or wholly below the watermark.
+    /// Whether every part lies wholly above or wholly below the watermark. A chunk that is open has no end yet.
     fn fits(&self, watermark: LogIndex) -> bool {
-        let chunks = self.tenants.values().flat_map(|head| &head.chunks);
         let spooled = self.spooled.iter().map(|block| block.range());
-        chunks
-            .map(|chunk| (chunk.from, chunk.to()))
-            .chain(spooled.map(|range| (range.from, range.to)))
-            .all(|(from, to)| to <= watermark || watermark <= from)
+        let mut closed = spooled
+            .map(|range| (range.from, range.to))
+            .chain(self.closed_chunks().map(|chunk| (chunk.from, chunk.to())));
+        closed.all(|(from, to)| to <= watermark || watermark <= from)
+            && self.open_chunks().all(|chunk| watermark <= chunk.from)
+    }
+
+    fn open_chunks(&self) -> impl Iterator<Item = &Arc<HeadChunk>> {
+        let open = self.tenants.values().filter(|head| head.open);
+        open.filter_map(|head| head.chunks.last())
+    }
+
+    fn closed_chunks(&self) -> impl Iterator<Item = &Arc<HeadChunk>> {
+        self.tenants
+            .values()
+            .flat_map(|head| &head.chunks[..head.chunks.len() - usize::from(head.open)])
     }
 }
 
@@ -292,15 +303,17 @@ impl Head {
     fn forget_chunks(&self, mut state: parking_lot::RwLockWriteGuard<'_, State>, to: LogIndex) {
         let mut forgotten = Vec::new();
         state.tenants.retain(|_, head| {
+            // An open chunk may be taking in an entry that its end does not show yet. A cut closes what it covers, so what
+            // is still open is above it, or was covered by another node's block and is read back from the log.
+            let open = if head.open { head.chunks.pop() } else { None };
             head.chunks.retain(|chunk| {
-                // A chunk that has just been opened ends where the cut did until its first spans are in it. Cuts close every
-                // chunk, so one that is above them begins no earlier than they end.
-                let keep = chunk.to() > to || chunk.from >= to;
+                let keep = chunk.to() > to;
                 if !keep {
                     forgotten.push(Arc::clone(chunk));
                 }
                 keep
             });
+            head.chunks.extend(open);
             !head.chunks.is_empty()
         });
         drop(state);
@@ -319,13 +332,22 @@ impl Head {
     }
 
     /// Forgets everything and starts again after `watermark`, or after what was dropped already if that is further: the
-    /// shard is led elsewhere, or its log is about to be read again.
+    /// shard is led elsewhere, or its log is about to be read again. The caller keeps appends away meanwhile.
     pub fn restart(&self, watermark: LogIndex) {
         let mut state = self.state.write();
         state.spooled.clear();
+        for head in state.tenants.values_mut() {
+            head.open = false;
+        }
         state.dropped_to = state.dropped_to.max(watermark);
         state.spooled_to = state.dropped_to;
         self.forget_chunks(state, LogIndex(u64::MAX));
+    }
+
+    /// Whether the next cut starts where the parts of the tail do: not after another node's block has covered a part of one.
+    pub fn can_be_cut(&self) -> bool {
+        let state = self.state.read();
+        state.fits(state.spooled_to)
     }
 
     /// Everything up to here is in blocks that the catalog names, and has left the tail.

@@ -411,6 +411,10 @@ impl Shard {
         let _building = self.building.lock();
         let (cut, tail_before) = {
             let mut state = self.state.lock();
+            if !self.head.can_be_cut() {
+                // It is read back from the log, from where that block ends.
+                return Ok(CutOutcome::Nothing);
+            }
             let tail = std::mem::take(&mut state.tail);
             (self.head.cut(state.cut_end()), tail)
         };

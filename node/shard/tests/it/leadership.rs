@@ -108,6 +108,30 @@ fn a_late_flush_of_a_former_leader_is_noticed_and_read_around() {
 }
 
 #[test]
+fn a_late_flush_that_ends_where_the_tail_does_takes_no_later_entry_with_it() {
+    let world = World::new();
+    let shard = &world.shard;
+    shard.follow();
+    let log = log();
+    apply(shard, &log, 0);
+    assert!(fill(shard, &log, 0));
+    // The former leader's block (0, 4] enters the catalog and our flusher hears of it, while entry 5 comes in.
+    assert!(!shard.head().fits(LogIndex(4)), "the chunk is open and may grow");
+    shard.covered_to(LogIndex(4));
+    let more = append_command(&TenantId::single(), &[span(9, 0, 0, 0, 0)]);
+    shard.apply(LogIndex(5), &more, None).unwrap();
+    // A cut from here would have everything twice.
+    assert!(matches!(shard.build_cut().unwrap(), CutOutcome::Nothing));
+    let whole = [log, vec![more]].concat();
+    assert!(fill(shard, &whole, 4));
+    assert_eq!(shard.head().spans(), 1);
+    let CutOutcome::Built(block) = shard.build_cut().unwrap() else {
+        panic!("there is a live span")
+    };
+    assert_eq!((block.range().from, block.range().to), (LogIndex(4), LogIndex(5)));
+}
+
+#[test]
 fn nothing_is_taken_behind_a_seal_and_blocks_end_at_it() {
     let world = World::new();
     let shard = &world.shard;
