@@ -83,6 +83,9 @@ pub enum ConsensusError {
     /// The change of members was refused.
     #[error("change of members of group {group} was refused")]
     Members { group: GroupId, source: Source },
+    /// A leader would take its own vote.
+    #[error("the leader of group {group} hands over before it loses its vote")]
+    OwnVote { group: GroupId },
     /// Entries that were asked for are in blocks by now.
     #[error("group {group} has purged entries up to {purged}")]
     Purged { group: GroupId, purged: LogIndex },
@@ -131,6 +134,7 @@ impl ConsensusError {
         match self {
             Self::EntryTooLarge { .. }
             | Self::Members { .. }
+            | Self::OwnVote { .. }
             | Self::Timing { .. }
             | Self::GroupOutOfRange { .. }
             | Self::Purged { .. }

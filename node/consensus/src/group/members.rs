@@ -85,11 +85,17 @@ impl<M: Machine> Group<M> {
         tokio::time::timeout(within, caught_up).await.map_err(|_| timed_out)?
     }
 
-    /// Makes these nodes, and no others, the voters; they must be members already. Former voters leave the group.
+    /// Makes these nodes, and no others, the voters; they must be members already. Former voters stay as learners.
+    ///
+    /// Errors: `Rejected` when this node is not one of them. openraft lets a leader without a vote lead on, and panics at
+    /// its next change of members: such a leader hands over first.
     pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ConsensusError> {
         let core = &self.core;
+        if !voters.contains(&core.node) {
+            return Err(ConsensusError::OwnVote { group: core.id });
+        }
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
-        let changed = core.raft.change_membership(voters, false).await;
+        let changed = core.raft.change_membership(voters, true).await;
         changed.map(|_| ()).map_err(|error| match error {
             RaftError::APIError(error) => core.write_error(error),
             RaftError::Fatal(fatal) => core.fatal(fatal),

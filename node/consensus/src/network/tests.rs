@@ -375,8 +375,14 @@ async fn t30_the_ring_grows_and_moves() {
     assert_eq!(refused.kind(), Kind::Rejected, "{refused:?}");
     first.set_voters(&BTreeSet::from([1, 2, 3].map(NodeId))).await.unwrap();
     cluster.write_many("three", 5).await;
-    first.set_voters(&BTreeSet::from([2, 3, 4].map(NodeId))).await.unwrap();
-    until("leaving", || !first.is_leader()).await;
+    let others = BTreeSet::from([2, 3, 4].map(NodeId));
+    let own = first.set_voters(&others).await.unwrap_err();
+    assert_eq!(own.kind(), Kind::Rejected, "{own:?}");
+    first.transfer_leader(NodeId(2), SOON).await.unwrap();
+    let second = cluster.member(NodeId(2)).ring.clone();
+    second.set_voters(&others).await.unwrap();
+    assert_eq!(second.status().learners, BTreeSet::from([NodeId(1)]));
+    second.remove_learner(NodeId(1)).await.unwrap();
     cluster.members.remove(0).node.stop().await;
     cluster.network.detach(NodeId(1));
     cluster.write_many("moved", 5).await;

@@ -207,6 +207,10 @@ pub(super) async fn keep(ring: Arc<RingPort>, peers: PeerTransport, replicas: u3
 async fn duty(ring: &RingPort, replicas: u32) -> anyhow::Result<()> {
     let view = ring.ring_view();
     let status = ring.group().status();
+    if !status.voters.contains(&ring.node()) {
+        // Deposed already, only not told yet.
+        return Ok(());
+    }
     let nodes: BTreeSet<NodeId> = view.state.nodes.keys().copied().collect();
     let members: BTreeSet<NodeId> = status.voters.union(&status.learners).copied().collect();
     if let Some(new) = nodes.difference(&members).next() {
@@ -221,6 +225,18 @@ async fn duty(ring: &RingPort, replicas: u32) -> anyhow::Result<()> {
     let ready = members.iter().copied().filter(is_ready).collect();
     let voters = plan::ring_voters(&view.state, &status.voters, &ready);
     if !voters.is_empty() && voters != status.voters {
+        let step = plan::voters_step(&status.voters, &voters, ring.node());
+        let voters = match step {
+            plan::VotersStep::Set(voters) => voters,
+            plan::VotersStep::HandOverTo(heirs) => {
+                let heir = heirs.into_iter().max_by_key(|node| status.matched.get(node).copied());
+                if let Some(heir) = heir {
+                    ring.group().transfer_leader(heir, HAND_OVER_WITHIN).await?;
+                    tracing::info!(to = %heir, "the ring's leader will vote no more and has handed over");
+                }
+                return Ok(());
+            }
+        };
         let former: Vec<NodeId> = status.voters.difference(&voters).copied().collect();
         ring.group().set_voters(&voters).await?;
         tracing::info!(?voters, ?former, "the ring has other voters");

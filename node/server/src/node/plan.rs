@@ -35,6 +35,27 @@ pub(super) fn ring_voters(state: &RingState, voters: &BTreeSet<NodeId>, ready: &
     spread(&candidates, count, |node| (!voters.contains(&node.id), node.id.0, 0))
 }
 
+/// What the ring's leader does next to have other voters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum VotersStep {
+    /// It makes these the voters.
+    Set(BTreeSet<NodeId>),
+    /// It is not to be one of them and lets one of these lead, who goes on.
+    HandOverTo(BTreeSet<NodeId>),
+}
+
+/// The step from the voters there are to the `wanted` ones. A leader never takes its own vote.
+pub(super) fn voters_step(now: &BTreeSet<NodeId>, wanted: &BTreeSet<NodeId>, leader: NodeId) -> VotersStep {
+    if wanted.contains(&leader) {
+        return VotersStep::Set(wanted.clone());
+    }
+    let heirs: BTreeSet<NodeId> = now.intersection(wanted).copied().collect();
+    if heirs.is_empty() {
+        return VotersStep::Set(now.union(wanted).copied().collect());
+    }
+    VotersStep::HandOverTo(heirs)
+}
+
 /// The shard map there should be next; `None` when all is well or enough is moving.
 pub(super) fn shard_map(state: &RingState, replicas: u32) -> Option<Vec<ShardRecord>> {
     let active: Vec<&NodeRecord> = state
@@ -267,6 +288,17 @@ mod tests {
         };
         state.apply(RingCommand::new(1, body)).unwrap();
         state
+    }
+
+    #[test]
+    fn a_leader_never_takes_its_own_vote() {
+        let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let step = |now: &[u64], wanted: &[u64]| voters_step(&ids(now), &ids(wanted), NodeId(1));
+        assert_eq!(step(&[1], &[1, 2, 3]), VotersStep::Set(ids(&[1, 2, 3])));
+        assert_eq!(step(&[1, 2, 3], &[2, 3, 4]), VotersStep::HandOverTo(ids(&[2, 3])));
+        // Nobody who stays votes yet: the new one is let in first.
+        assert_eq!(step(&[1], &[2]), VotersStep::Set(ids(&[1, 2])));
+        assert_eq!(step(&[1, 2], &[2]), VotersStep::HandOverTo(ids(&[2])));
     }
 
     fn put(state: &mut RingState, record: NodeRecord) {
