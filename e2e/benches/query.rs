@@ -1,9 +1,14 @@
 //! What answers cost over HTTP: `cargo bench -p vivace-e2e --bench query`.
 //!
-//! A node takes in 2 million spans (`VIVACE_BENCH_SPANS`) and turns them into blocks; then each question is asked again and
-//! again by one client, and the table shows the first answer, the median, the 95th percentile and the goal for the median,
-//! which is of a machine of two cores, warm. Questions about live spans go to a second node that has made no block yet.
-//! `VIVACE_BIN` names the binary, else the youngest build. Nothing fails here but a wrong answer: it is a measurement.
+//! A node takes in 2 million spans (`VIVACE_BENCH_SPANS`) and turns them into blocks, which are merged; then each question
+//! is asked again and again by one client. The table shows:
+//! - the first answer of a node that was just started on that data, and how many reads of the object store it took;
+//! - warm: median and 95th percentile over [`ROUNDS`], beside the goal for the median on two cores;
+//! - what the answer says of itself: spans looked at, by the median per second, and bytes read or found in memory;
+//! - its length.
+//!
+//! Questions about live spans go to a second node that has made no block yet. `VIVACE_BIN` names the binary, else the
+//! youngest build. On one core: `taskset -c 0 cargo bench …`. Nothing fails here but a wrong answer: it is a measurement.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +18,13 @@ use vivace_e2e::process::{Node, NodeOptions, Scratch, vivace_bin};
 
 /// Longest wait for the last block.
 const SETTLE_MAX: Duration = Duration::from_secs(180);
-/// How often each question is asked after the first time.
+/// How often each question is asked once everything is warm.
 const ROUNDS: usize = 30;
+/// How often before that.
+const WARM_UP: usize = 3;
+/// How long compaction is left to itself once nothing is live any more: blocks of one load are merged at once or not at
+/// all.
+const MERGE_WAIT: Duration = Duration::from_secs(10);
 /// An attribute with a value per message, in the generated data.
 const NEEDLE: &str = "span.messaging.message.id";
 
@@ -36,14 +46,20 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(spans: u64) -> anyhow::Result<()> {
     let scratch = Scratch::new("bench-query")?;
-    let blocks = start(&scratch, "blocks", json!({"flush": {"tail_age": "3s"}})).await?;
+    let settings = json!({"flush": {"tail_age": "3s"}});
+    let mut blocks = start(&scratch, "blocks", settings.clone()).await?;
     load(&blocks, spans).await?;
     settle(&blocks).await?;
-    println!("\n{spans} spans in blocks");
-    header();
     let client = reqwest::Client::new();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = counter(&client, &blocks, "vivace_blocks").await?.unwrap_or_default();
+    println!("\n{spans} spans in {count:.0} blocks, {cpus} cores");
+    header();
     for question in about_blocks(&client, &blocks).await? {
-        ask(&client, &blocks, &question).await?;
+        blocks.stop().await?;
+        blocks = start(&scratch, "blocks", settings.clone()).await?;
+        let cold = first(&client, &blocks, &question).await?;
+        ask(&client, &blocks, &question, Some(cold)).await?;
     }
     blocks.stop().await?;
 
@@ -55,10 +71,10 @@ async fn run(spans: u64) -> anyhow::Result<()> {
     .await?;
     let live_spans = spans.min(300_000);
     load(&live, live_spans).await?;
-    println!("\n{live_spans} live spans");
+    println!("\n{live_spans} live spans, {cpus} cores");
     header();
     for question in about_live()? {
-        ask(&client, &live, &question).await?;
+        ask(&client, &live, &question, None).await?;
     }
     live.stop().await
 }
@@ -86,7 +102,7 @@ async fn load(node: &Node, spans: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until nothing is live any more.
+/// Waits until nothing is live any more and blocks are no longer merged.
 async fn settle(node: &Node) -> anyhow::Result<()> {
     let metrics = format!("{}/metrics", node.http_url());
     let settled = async {
@@ -101,7 +117,21 @@ async fn settle(node: &Node) -> anyhow::Result<()> {
     };
     tokio::time::timeout(SETTLE_MAX, settled)
         .await
-        .context("live spans did not become blocks")?
+        .context("live spans did not become blocks")??;
+    tokio::time::sleep(MERGE_WAIT).await;
+    Ok(())
+}
+
+/// A number of the node's own metrics.
+async fn counter(client: &reqwest::Client, node: &Node, name: &str) -> anyhow::Result<Option<f64>> {
+    let text = client
+        .get(format!("{}/metrics", node.http_url()))
+        .send()
+        .await?
+        .text()
+        .await?;
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    Ok(text.lines().find_map(value))
 }
 
 async fn about_blocks(client: &reqwest::Client, node: &Node) -> anyhow::Result<Vec<Question>> {
@@ -214,30 +244,68 @@ async fn get(client: &reqwest::Client, node: &Node, path: &str) -> anyhow::Resul
 
 fn header() {
     println!(
-        "{:34} {:>9} {:>9} {:>9} {:>9}  {:>10}",
-        "", "first ms", "p50 ms", "p95 ms", "goal ms", "bytes"
+        "{:34} {:>8} {:>6} {:>8} {:>8} {:>8} {:>9} {:>9} {:>10}",
+        "", "cold ms", "reads", "p50 ms", "p95 ms", "goal ms", "Mspans/s", "MB looked", "bytes"
     );
 }
 
-async fn ask(client: &reqwest::Client, node: &Node, question: &Question) -> anyhow::Result<()> {
-    let timed = async || -> anyhow::Result<(f64, usize)> {
-        let begun = Instant::now();
-        let body = get(client, node, &question.path).await?;
-        Ok((begun.elapsed().as_secs_f64() * 1e3, body.len()))
-    };
-    let (first, bytes) = timed().await?;
-    let mut times = Vec::with_capacity(ROUNDS);
+/// The first answer of a node.
+struct Cold {
+    ms: f64,
+    /// Reads of the object store.
+    reads: f64,
+}
+
+const STORE_READS: &str = "vivace_store_reads_total";
+
+async fn first(client: &reqwest::Client, node: &Node, question: &Question) -> anyhow::Result<Cold> {
+    let before = counter(client, node, STORE_READS).await?.unwrap_or_default();
+    let (ms, _) = timed(client, node, question).await?;
+    let after = counter(client, node, STORE_READS).await?.unwrap_or_default();
+    Ok(Cold {
+        ms,
+        reads: after - before,
+    })
+}
+
+async fn timed(client: &reqwest::Client, node: &Node, question: &Question) -> anyhow::Result<(f64, Vec<u8>)> {
+    let begun = Instant::now();
+    let body = get(client, node, &question.path).await?;
+    Ok((begun.elapsed().as_secs_f64() * 1e3, body))
+}
+
+async fn ask(client: &reqwest::Client, node: &Node, question: &Question, cold: Option<Cold>) -> anyhow::Result<()> {
+    for _ in 0..WARM_UP {
+        timed(client, node, question).await?;
+    }
+    let (mut times, mut body) = (Vec::with_capacity(ROUNDS), Vec::new());
     for _ in 0..ROUNDS {
-        times.push(timed().await?.0);
+        let (ms, answer) = timed(client, node, question).await?;
+        times.push(ms);
+        body = answer;
     }
     times.sort_by(f64::total_cmp);
     let at = |part: usize| times.get(ROUNDS * part / 100).copied().unwrap_or_default();
-    let goal = question.goal_ms.map(|goal| format!("{goal:.0}")).unwrap_or_default();
+    let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let says = |name: &str| -> Option<f64> {
+        let said = answer.pointer(&format!("/metrics/{name}"))?;
+        said.as_f64().or_else(|| said.as_str()?.parse().ok())
+    };
+    let shown = |value: Option<f64>, digits: usize| match value {
+        Some(value) => format!("{value:.digits$}"),
+        None => "-".to_owned(),
+    };
     println!(
-        "{:34} {first:9.1} {:9.1} {:9.1} {goal:>9}  {bytes:>10}",
+        "{:34} {:>8} {:>6} {:8.1} {:8.1} {:>8} {:>9} {:>9} {:>10}",
         question.name,
+        shown(cold.as_ref().map(|cold| cold.ms), 1),
+        shown(cold.as_ref().map(|cold| cold.reads), 0),
         at(50),
-        at(95)
+        at(95),
+        shown(question.goal_ms, 0),
+        shown(says("inspectedSpans").map(|spans| spans / at(50) / 1e3), 0),
+        shown(says("inspectedBytes").map(|bytes| bytes / 1e6), 1),
+        body.len(),
     );
     Ok(())
 }

@@ -15,6 +15,7 @@ mod groups;
 pub mod partial;
 pub mod scan;
 pub mod sketch;
+mod tables;
 mod tally;
 pub mod weight;
 

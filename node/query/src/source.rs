@@ -124,6 +124,9 @@ pub struct Preorder<'a> {
     pub parent_distance: &'a [u32],
 }
 
+/// Something that was worked out from a chunk.
+pub type Note = Arc<dyn std::any::Any + Send + Sync>;
+
 /// One head table or one row group.
 ///
 /// Errors of all methods: [`crate::Error::Source`] when bytes cannot be had or are wrong.
@@ -168,6 +171,18 @@ pub trait Chunk: Send + Sync {
     fn may_contain(&self, column: &ColumnRef, value: &Static) -> bool {
         let _ = (column, value);
         true
+    }
+
+    /// What was left here under this name.
+    fn recall(&self, name: &str) -> Result<Option<Note>> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// Leaves something that was worked out from all of this chunk and nothing else, which somebody who asks the same may
+    /// find ([`Chunk::recall`]) or not. `bytes`: its memory. Storage whose spans never change overrides both.
+    fn remember(&self, name: &str, note: Note, bytes: usize) {
+        let _ = (name, note, bytes);
     }
 
     /// Keys of the attributes some row has in this scope. Each key once, in any order. Must not read the columns.

@@ -3,6 +3,7 @@
 //! Suggestions, so a superset is fine: conditions that need whole traces are taken as fulfilled. Collections keep the
 //! smallest entries when they are full, so that they do not depend on the order of chunks, and say that they were cut.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -241,9 +242,42 @@ impl Entry {
         texts.get(start..start + self.len as usize).unwrap_or_default()
     }
 
-    fn order(self, other: Entry, texts: &[u8]) -> std::cmp::Ordering {
+    fn order(self, other: Entry, texts: &[u8]) -> Ordering {
+        self.order_between(texts, &other, texts)
+    }
+
+    /// The same for entries whose texts lie in different buffers.
+    #[inline]
+    fn order_between(self, mine: &[u8], other: &Entry, theirs: &[u8]) -> Ordering {
         let first = (self.kind, self.prefix).cmp(&(other.kind, other.prefix));
-        first.then_with(|| self.text(texts).cmp(other.text(texts)))
+        first.then_with(|| self.text(mine).cmp(other.text(theirs)))
+    }
+}
+
+/// Entries that are kept, ascending, within the limits.
+struct Kept {
+    entries: Vec<Entry>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Kept {
+    fn new(limit: usize, candidates: usize) -> Kept {
+        Kept {
+            entries: Vec::with_capacity(candidates),
+            bytes: 0,
+            limit,
+        }
+    }
+
+    /// False if there is no room for it, nor for what comes after.
+    fn push(&mut self, entry: Entry) -> bool {
+        self.bytes += entry.len as usize;
+        let is_full = self.bytes > limits::TAG_VALUES_BYTES_MAX || (self.limit > 0 && self.entries.len() >= self.limit);
+        if !is_full {
+            self.entries.push(entry);
+        }
+        !is_full
     }
 }
 
@@ -322,11 +356,65 @@ impl TagValues {
     /// Adds what another collection has.
     pub fn merge(&mut self, mut other: TagValues) {
         other.sort();
-        self.is_cut |= other.is_cut;
-        for entry in &other.sorted {
-            self.add_text(entry.kind, entry.text(&other.texts));
-        }
+        self.merge_sorted(&other);
+    }
+
+    /// The same if nothing waits there.
+    fn merge_sorted(&mut self, other: &TagValues) {
         self.sort();
+        self.is_cut |= other.is_cut;
+        let mut news = other.sorted.as_slice();
+        if let Some((kind, text)) = &self.ceiling {
+            let is_below = |entry: &Entry| (entry.kind, entry.text(&other.texts)) < (*kind, &**text);
+            news = &news[..news.partition_point(is_below)];
+        }
+        if news.is_empty() {
+            return;
+        }
+        let mut kept = Kept::new(self.limit, self.sorted.len() + news.len());
+        let (mut old, mut new) = (self.sorted.iter().peekable(), news.iter().peekable());
+        loop {
+            let first = match (old.peek(), new.peek()) {
+                (Some(a), Some(b)) => a.order_between(&self.texts, b, &other.texts),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => break,
+            };
+            let entry = match first {
+                Ordering::Less => old.next().copied(),
+                Ordering::Equal => {
+                    new.next();
+                    continue;
+                }
+                Ordering::Greater => new.next().map(|entry| {
+                    let at = self.texts.len() as u32;
+                    self.texts.extend_from_slice(entry.text(&other.texts));
+                    Entry { at, ..*entry }
+                }),
+            };
+            let Some(entry) = entry else { break };
+            if !kept.push(entry) {
+                self.ceiling = Some((entry.kind, entry.text(&self.texts).into()));
+                self.is_cut = true;
+                break;
+            }
+        }
+        self.sorted = kept.entries;
+        if self.texts.len() > 2 * limits::TAG_VALUES_BYTES_MAX {
+            self.tidy();
+        }
+    }
+
+    /// Sorts what waits, and keeps no more memory than that takes.
+    fn settle(&mut self) {
+        self.sort();
+        self.tidy();
+        self.waiting = Vec::new();
+        self.sorted.shrink_to_fit();
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.texts.capacity() + (self.sorted.capacity() + self.waiting.capacity()) * size_of::<Entry>()
     }
 
     /// Sorts what waits into the rest, and cuts.
@@ -336,8 +424,7 @@ impl TagValues {
         }
         let texts = &self.texts;
         self.waiting.sort_unstable_by(|a, b| a.order(*b, texts));
-        let mut kept: Vec<Entry> = Vec::with_capacity(self.sorted.len() + self.waiting.len());
-        let mut bytes = 0;
+        let mut kept = Kept::new(self.limit, self.sorted.len() + self.waiting.len());
         let (mut old, mut new) = (self.sorted.iter().peekable(), self.waiting.iter().peekable());
         loop {
             let entry = match (old.peek(), new.peek()) {
@@ -346,18 +433,20 @@ impl TagValues {
                 (_, None) => old.next(),
             };
             let Some(entry) = entry else { break };
-            if kept.last().is_some_and(|last| last.order(*entry, texts).is_eq()) {
+            if kept
+                .entries
+                .last()
+                .is_some_and(|last| last.order(*entry, texts).is_eq())
+            {
                 continue;
             }
-            bytes += entry.len as usize;
-            if bytes > limits::TAG_VALUES_BYTES_MAX || (self.limit > 0 && kept.len() >= self.limit) {
+            if !kept.push(*entry) {
                 self.ceiling = Some((entry.kind, entry.text(texts).into()));
                 self.is_cut = true;
                 break;
             }
-            kept.push(*entry);
         }
-        self.sorted = kept;
+        self.sorted = kept.entries;
         self.waiting.clear();
         if self.texts.len() > 2 * limits::TAG_VALUES_BYTES_MAX {
             self.tidy();
@@ -366,7 +455,8 @@ impl TagValues {
 
     /// Leaves out the texts of values that are not kept.
     fn tidy(&mut self) {
-        let mut texts = Vec::with_capacity(2 * limits::TAG_VALUES_BYTES_MAX);
+        let kept: usize = self.sorted.iter().map(|entry| entry.len as usize).sum();
+        let mut texts = Vec::with_capacity(kept);
         for entry in &mut self.sorted {
             let text = entry.text(&self.texts);
             // Fits: it lies in a buffer whose length does.
@@ -441,11 +531,28 @@ pub fn collect_tag_values(
             _ => return Ok(()),
         },
     };
-    let rows = wanted.rows(&ctx)?;
-    for (column, meaning) in columns {
-        let columns = ctx.columns(&column)?;
-        collect_columns(&ctx, &columns, meaning, rows.as_ref(), into)?;
+    let collect = |rows: Option<&RowSet>, into: &mut TagValues| {
+        for (column, meaning) in &columns {
+            let columns = ctx.columns(column)?;
+            collect_columns(&ctx, &columns, *meaning, rows, into)?;
+        }
+        Ok(())
+    };
+    if let Some(rows) = wanted.rows(&ctx)? {
+        return collect(Some(&rows), into);
     }
+    // Of all spans the values are always the same: sorted once, then only merged.
+    let name = format!("values of {field}");
+    if let Some(known) = chunk.recall(&name)?.and_then(|note| note.downcast::<TagValues>().ok()) {
+        into.merge_sorted(&known);
+        return Ok(());
+    }
+    let mut own = TagValues::new(0);
+    collect(None, &mut own)?;
+    own.settle();
+    into.merge_sorted(&own);
+    let bytes = own.heap_bytes();
+    chunk.remember(&name, Arc::new(own), bytes);
     Ok(())
 }
 

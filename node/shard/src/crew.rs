@@ -2,7 +2,8 @@
 //!
 //! Owns [`Means`], what a question may use, and [`run`], which every kind of question goes through: searches, metrics,
 //! names and values of attributes differ only in their [`Work`]. Threads may block; whoever computes holds a
-//! [`crate::turns::Turn`], so that more threads than CPUs only means that more wait for the object store.
+//! [`crate::turns::Turn`]. There are as many threads as may compute, and one more whenever one of them has to wait for
+//! the object store: where everything is at hand, more of them would only mean more parts to bring together.
 //!
 //! What always holds: a chunk that cannot be read is named in [`Looked::missing`] and the rest is looked at; every other
 //! error ends the question, and the other threads stop at their next look at the budget.
@@ -143,6 +144,16 @@ struct Shared<W> {
     jobs: Vec<Job>,
     state: Mutex<State>,
     runtime: tokio::runtime::Handle,
+    threads: Mutex<Threads>,
+}
+
+/// The threads of a question.
+struct Threads {
+    /// Not waited for yet.
+    running: Vec<tokio::task::JoinHandle<()>>,
+    started: usize,
+    /// Most at once.
+    most: usize,
 }
 
 struct State {
@@ -192,14 +203,17 @@ pub(crate) async fn run<W: Work>(
             failure: None,
         }),
         runtime: tokio::runtime::Handle::current(),
+        threads: Mutex::new(Threads {
+            running: Vec::new(),
+            started: 0,
+            most: count,
+        }),
     });
-    let threads: Vec<_> = (0..count)
-        .map(|_| {
-            let shared = Arc::clone(&shared);
-            tokio::task::spawn_blocking(move || shared.work())
-        })
-        .collect();
-    for thread in threads {
+    for _ in 0..means.turns.at_once().min(count) {
+        shared.start_thread();
+    }
+    // A thread is waited for after it has started the last of its stand-ins, so when none is left, none will come.
+    while let Some(thread) = { shared.threads.lock().running.pop() } {
         thread.await.expect("looking at chunks does not panic");
     }
     let mut state = shared.state.lock();
@@ -213,8 +227,26 @@ pub(crate) async fn run<W: Work>(
 }
 
 impl<W: Work> Shared<W> {
-    fn work(&self) {
-        let turn = self.means.turns.of(&self.snapshot.tenant);
+    /// Starts a thread if there is something left for it to do and there are not too many.
+    fn start_thread(self: &Arc<Self>) {
+        let is_left = {
+            let state = self.state.lock();
+            state.failure.is_none() && state.next < self.jobs.len()
+        };
+        let mut threads = self.threads.lock();
+        if is_left && threads.started < threads.most {
+            threads.started += 1;
+            let shared = Arc::clone(self);
+            threads.running.push(self.runtime.spawn_blocking(move || shared.work()));
+        }
+    }
+
+    fn work(self: &Arc<Self>) {
+        let stand_in = {
+            let shared = Arc::clone(self);
+            Box::new(move || shared.start_thread())
+        };
+        let turn = self.means.turns.of_one_who_calls(&self.snapshot.tenant, stand_in);
         let budget = {
             let turn = Arc::clone(&turn);
             self.means.budget.pausing(Arc::new(move || turn.breathe()))
@@ -299,7 +331,7 @@ impl<W: Work> Shared<W> {
     }
 
     fn run_job(
-        &self,
+        self: &Arc<Self>,
         job: &Job,
         part: &mut W::Part,
         budget: &Budget,
@@ -338,6 +370,7 @@ impl<W: Work> Shared<W> {
             Job::Whole { traces, .. } => {
                 for some in traces.chunks(WHOLE_TRACES) {
                     budget.check()?;
+                    self.start_thread();
                     let reading = whole_traces(&self.snapshot, &self.means.blocks, some);
                     let whole = self.runtime.block_on(reading);
                     took.bytes += whole.inspected_bytes;

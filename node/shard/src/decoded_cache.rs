@@ -7,6 +7,9 @@
 //! What always holds: objects never change and only what passed its checksum is decoded, so nothing here goes stale; what
 //! is kept never exceeds the capacity.
 //!
+//! Beside the columns of a row group stand notes: what questions worked out from all of it, as the sorted values of an
+//! attribute.
+//!
 //! Not here: bytes as they are stored (`column_cache`), indexes and filters (`blocks`).
 
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::TraceId;
 use model::column::Column;
-use query::source::ColumnRef;
+use query::source::{ColumnRef, Note};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -51,11 +54,20 @@ impl Trees {
 }
 
 /// Something decoded. Cloning shares it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Decoded {
     Columns(Arc<[Arc<Column>]>),
     Traces(Arc<Traces>),
     Trees(Arc<Trees>),
+    Note { note: Note, bytes: usize },
+}
+
+impl std::fmt::Debug for Decoded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoded")
+            .field("bytes", &self.heap_bytes())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Decoded {
@@ -64,6 +76,7 @@ impl Decoded {
             Decoded::Columns(columns) => columns.iter().map(|column| column.heap_bytes()).sum(),
             Decoded::Traces(traces) => traces.heap_bytes(),
             Decoded::Trees(trees) => trees.heap_bytes(),
+            Decoded::Note { bytes, .. } => *bytes,
         }
     }
 }
@@ -82,6 +95,7 @@ pub(crate) enum Part {
     Column(ColumnRef),
     Traces,
     Trees,
+    Note(Arc<str>),
 }
 
 /// A part of a row group, which its place in the object names.
@@ -183,6 +197,7 @@ mod tests {
             key("a", 4, Part::Column(ColumnRef::Duration)),
             key("a", 4, Part::Traces),
             key("a", 4, Part::Trees),
+            key("a", 4, Part::Note("Start".into())),
         ] {
             assert!(cache.get(&other).is_none(), "{other:?}");
         }

@@ -34,6 +34,8 @@ pub struct WatchedReader {
     inner: Arc<dyn RangeReader>,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    ranges: AtomicU64,
+    bytes: AtomicU64,
     looked_again: AtomicU64,
     damaged: AtomicU64,
     refused: AtomicU64,
@@ -87,10 +89,22 @@ impl WatchedReader {
             inner,
             clock,
             state: Mutex::default(),
+            ranges: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             looked_again: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
+    }
+
+    /// Ranges the store was asked for, a request each.
+    pub fn ranges(&self) -> u64 {
+        self.ranges.load(Ordering::Relaxed)
+    }
+
+    /// Bytes it answered.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Reads that were made again because bytes did not match their checksums.
@@ -180,7 +194,10 @@ impl WatchedReader {
                 }),
             });
         };
+        self.ranges.fetch_add(ranges.len() as u64, Ordering::Relaxed);
         let outcome = read.await;
+        let bytes = outcome.iter().flatten().map(|part| part.len() as u64).sum();
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.leave(turn, &outcome);
         outcome
     }

@@ -26,6 +26,7 @@ pub const QUANTUM: Duration = Duration::from_millis(2);
 /// See the module's documentation.
 pub struct Turns {
     clock: Arc<dyn Clock>,
+    at_once: usize,
     state: Mutex<State>,
 }
 
@@ -117,8 +118,14 @@ impl Turns {
         };
         Arc::new(Self {
             clock,
+            at_once: at_once.max(1),
             state: Mutex::new(state),
         })
+    }
+
+    /// Threads that compute at once.
+    pub fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// A thread's place among those of `tenant`; it does not compute yet.
@@ -128,6 +135,18 @@ impl Turns {
             tenant: tenant.clone(),
             since: AtomicU64::new(0),
             is_held: AtomicBool::new(false),
+            stand_in: None,
+        })
+    }
+
+    /// The same, with somebody to call whenever the thread is about to wait for something else than its turn.
+    pub fn of_one_who_calls(self: &Arc<Self>, tenant: &TenantId, stand_in: Box<dyn Fn() + Send + Sync>) -> Arc<Turn> {
+        Arc::new(Turn {
+            turns: Arc::clone(self),
+            tenant: tenant.clone(),
+            since: AtomicU64::new(0),
+            is_held: AtomicBool::new(false),
+            stand_in: Some(stand_in),
         })
     }
 
@@ -153,6 +172,7 @@ pub struct Turn {
     /// When it was last taken or confirmed.
     since: AtomicU64,
     is_held: AtomicBool,
+    stand_in: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Turn {
@@ -201,6 +221,9 @@ impl Turn {
 
     /// Does `work` without holding the turn, and takes it again if it was held.
     pub fn outside<T>(&self, work: impl FnOnce() -> T) -> T {
+        if let Some(call) = &self.stand_in {
+            call();
+        }
         if !self.is_held.load(Ordering::Relaxed) {
             return work();
         }

@@ -1,9 +1,10 @@
 //! Which series each row of a chunk belongs to: numbers instead of labels, dictionary ids where the field has a dictionary.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use model::Value;
-use model::column::{DictView, Rows, Values};
+use model::column::{DictView, Rows, Values, slice_at};
 
 use super::partial::GroupKey;
 use crate::budget::BATCH;
@@ -104,6 +105,7 @@ impl Pairs {
 fn code_rows(ctx: &Context<'_>, field: &Field, rows: &RowSet) -> Result<(Vec<u32>, Vec<Static>)> {
     let reader = Reader::new(ctx, field, None)?;
     let mut coder = Coder {
+        texts: HashMap::new(),
         codes: BTreeMap::new(),
         values: vec![Static::Nil],
     };
@@ -131,20 +133,50 @@ fn code_rows(ctx: &Context<'_>, field: &Field, rows: &RowSet) -> Result<(Vec<u32
 }
 
 struct Coder {
+    /// Of texts, which are most.
+    texts: HashMap<Arc<str>, u32>,
+    /// Of other values.
     codes: BTreeMap<GroupKey, u32>,
     values: Vec<Static>,
 }
 
 impl Coder {
     fn code(&mut self, value: Static) -> u32 {
-        if value == Static::Nil {
-            return NIL;
-        }
         let values = &mut self.values;
-        *self.codes.entry(GroupKey(vec![value.clone()])).or_insert_with(|| {
+        let mut new = |value: Static| {
             values.push(value);
             values.len() as u32 - 1
-        })
+        };
+        match value {
+            Static::Nil => NIL,
+            Static::Str(text) => match self.texts.get(&text) {
+                Some(code) => *code,
+                None => {
+                    let code = new(Static::Str(Arc::clone(&text)));
+                    self.texts.insert(text, code);
+                    code
+                }
+            },
+            other => *self
+                .codes
+                .entry(GroupKey(vec![other.clone()]))
+                .or_insert_with(|| new(other)),
+        }
+    }
+
+    /// The code of a dictionary's entry; owners of many spans mostly have the few texts that are known already.
+    fn code_of(&mut self, dict: &DictView<'_>, id: usize, meaning: Meaning) -> u32 {
+        let text = match dict {
+            DictView::Bytes { offsets, bytes } => std::str::from_utf8(slice_at(offsets, bytes, id)).ok(),
+            DictView::Values(values) => match values.get(id) {
+                Some(Some(Value::String(text))) => Some(text.as_str()),
+                _ => None,
+            },
+        };
+        match text.and_then(|text| self.texts.get(text)) {
+            Some(code) => *code,
+            None => self.code(dict_value(dict, id, meaning)),
+        }
     }
 }
 
@@ -185,7 +217,7 @@ fn code_dense(ids: &[u32], dict: &DictView<'_>, meaning: Meaning, codes: &mut [u
         }
     }
     let code = |(id, used): (usize, &bool)| match used {
-        true => coder.code(dict_value(dict, id, meaning)),
+        true => coder.code_of(dict, id, meaning),
         false => NIL,
     };
     let by_id: Vec<u32> = used.iter().enumerate().map(code).collect();
@@ -227,7 +259,7 @@ fn code_group(ctx: &Context<'_>, group: &Group<'_>, codes: &mut [u32], coder: &m
                     None => NIL,
                     Some(Some(code)) => *code,
                     Some(slot) => {
-                        let code = coder.code(dict_value(&dict, ids[at] as usize, group.meaning));
+                        let code = coder.code_of(&dict, ids[at] as usize, group.meaning);
                         *slot = Some(code);
                         code
                     }

@@ -11,7 +11,7 @@ use model::{SpanId, TraceId};
 use super::attributes::compare_rows;
 use super::groups::{Groups, group_rows};
 use super::partial::{LegPartial, MetricsPartial, seconds};
-use super::tally::{Offers, Tally};
+use super::tally::{Batch, Offers, Tally};
 use super::weight::Weights;
 use super::{Intervals, Leg, MetricsPlan};
 use crate::ast::Function;
@@ -24,7 +24,7 @@ use crate::engine::read::Runner;
 use crate::engine::search::{Inspected, SplitCandidate};
 use crate::error::{Error, Result};
 use crate::field::{Field, Intrinsic, Name};
-use crate::rowset::RowSet;
+use crate::rowset::{RowBatch, RowSet};
 use crate::source::{Chunk, ColumnRef, TimeRange};
 use crate::value::Static;
 
@@ -221,6 +221,28 @@ fn only_interval(ctx: &Context<'_>, plan: &MetricsPlan) -> Option<u32> {
     (plan.intervals.index(last) == Some(index)).then_some(index)
 }
 
+/// First and last interval in which spans of the chunk may start.
+fn interval_range(ctx: &Context<'_>, plan: &MetricsPlan) -> (u32, u32) {
+    let (range, intervals) = (ctx.chunk.start_range(), &plan.intervals);
+    let window = intervals.window();
+    let last = intervals.count().saturating_sub(1);
+    // Outside of the window lie spans that are not counted.
+    let first = range.start_unix_nanos.max(window.start_unix_nanos);
+    let end = range.end_unix_nanos.min(window.end_unix_nanos);
+    (
+        intervals.index(first).unwrap_or(0),
+        intervals.index(end).unwrap_or(last),
+    )
+}
+
+/// The smallest and the largest of those above zero.
+fn bounds(values: &[i64]) -> (i64, i64) {
+    // Zeros have a bucket far from all others.
+    let above = |value: i64| if value > 0 { value } else { i64::MAX };
+    let widen = |(min, max): (i64, i64), value: &i64| (min.min(above(*value)), max.max(*value));
+    values.iter().fold((i64::MAX, 0), widen)
+}
+
 /// Measures `rows` into `partial`; an exemplar that is no better than `known`'s is left out.
 fn measure(
     ctx: &Context<'_>,
@@ -253,12 +275,12 @@ fn measure(
         },
     };
     let (groups, keys) = group_rows(ctx, &leg.first.by, rows)?;
-    let mut tally = Tally::new(keys.len(), plan.intervals.count() as usize, &leg.first.function);
     let offers = match plan.exemplars {
         0 => None,
         _ => Some(Offers::new(ctx)?),
     };
     let spots = Spots::new(ctx, plan, &groups)?;
+    let mut tally = Tally::new(keys.len(), spots.range, &leg.first.function);
     let duration_values = match &source {
         Measure::Duration(durations) if durations.values().len() == ctx.rows => durations.values(),
         Measure::Duration(_) => {
@@ -268,16 +290,29 @@ fn measure(
         }
         _ => &[],
     };
-    let nanos = |row: u32| duration_values[row as usize].max(0);
-    match &source {
-        Measure::Nothing => tally_rows(ctx, rows, &spots, &mut tally, offers.as_ref(), |tally, place, row| {
-            tally.counts[place] += weights.of(row);
-        })?,
-        Measure::Duration(_) => tally_rows(ctx, rows, &spots, &mut tally, offers.as_ref(), |tally, place, row| {
-            tally.add_nanos(place, nanos(row), weights.of(row));
-        })?,
-        Measure::Field(runner) => tally_field(ctx, rows, &spots, &mut tally, offers.as_ref(), runner, &weights)?,
+    if let Measure::Duration(_) = source {
+        let (shortest, longest) = bounds(duration_values);
+        tally.expect(shortest, longest);
     }
+    match &source {
+        Measure::Field(runner) => tally_field(ctx, rows, &spots, &mut tally, offers.as_ref(), runner, &weights)?,
+        Measure::Nothing | Measure::Duration(_) => {
+            let mut batch = Batch::default();
+            let mut last = FIRST_STRETCH;
+            for part in rows.batches() {
+                ctx.budget.check()?;
+                spots.place(part, &mut tally, &mut last, &mut batch)?;
+                tally.count(&batch, &weights);
+                if !duration_values.is_empty() {
+                    tally.measure(&batch, duration_values, &weights);
+                }
+                if let Some(offers) = &offers {
+                    tally.offer(&batch, offers);
+                }
+            }
+        }
+    }
+    let nanos = |row: u32| duration_values[row as usize].max(0);
     // What a row shows as an exemplar; asked of few.
     let shown = |row: u32| {
         let Some(place) = spots.at(row, &mut FIRST_STRETCH.clone()).filter(|_| rows.contains(row)) else {
@@ -296,6 +331,11 @@ fn measure(
     tally.finish(ctx, &keys, known, &shown, partial)
 }
 
+/// What only damaged storage says.
+const OUT_OF_RANGE: Error = Error::Inconsistent {
+    what: "a span starts outside of its chunk's range",
+};
+
 /// A stretch of time whose interval is known: first and last instant, and the interval.
 type Stretch = (u64, u64, u32);
 
@@ -308,6 +348,8 @@ struct Spots<'a, 'c> {
     intervals: &'a Intervals,
     /// The interval of all rows, if they have the same.
     only: Option<u32>,
+    /// The first and last interval of any row, if it is in one.
+    range: (u32, u32),
     /// Of every row, unless they have the same interval.
     starts: Option<Ints<'c>>,
 }
@@ -328,8 +370,40 @@ impl<'a, 'c> Spots<'a, 'c> {
             groups,
             intervals: &plan.intervals,
             only,
+            range: interval_range(ctx, plan),
             starts,
         })
+    }
+
+    /// Puts the rows that count into `batch`, with their places.
+    fn place(&self, rows: RowBatch<'_>, tally: &mut Tally, last: &mut Stretch, batch: &mut Batch) -> Result<()> {
+        let mut is_missed = false;
+        batch.rows.clear();
+        batch.places.clear();
+        let mut add = |row: u32, index: u32, tally: &mut Tally| {
+            if let Some(place) = tally.place(self.groups.of(row), index) {
+                batch.rows.push(row);
+                batch.places.push(place);
+            } else {
+                is_missed = true;
+            }
+        };
+        match (&self.starts, self.only) {
+            (Some(starts), _) => {
+                let starts = starts.values();
+                rows.each(|row| {
+                    if let Some(index) = interval(self.intervals, starts[row as usize].cast_unsigned(), last) {
+                        add(row, index, tally);
+                    }
+                });
+            }
+            (None, Some(index)) => rows.each(|row| add(row, index, tally)),
+            (None, None) => {}
+        }
+        match is_missed {
+            true => Err(OUT_OF_RANGE),
+            false => Ok(()),
+        }
     }
 
     fn at(&self, row: u32, last: &mut Stretch) -> Option<(u32, u32)> {
@@ -352,39 +426,7 @@ fn interval(intervals: &Intervals, start: u64, last: &mut Stretch) -> Option<u32
     Some(last.2)
 }
 
-/// Calls `add` with the place of each row, and offers each as an exemplar.
-#[inline(always)]
-fn tally_rows(
-    ctx: &Context<'_>,
-    rows: &RowSet,
-    spots: &Spots<'_, '_>,
-    tally: &mut Tally,
-    offers: Option<&Offers<'_>>,
-    add: impl Fn(&mut Tally, usize, u32),
-) -> Result<()> {
-    let starts = spots.starts.as_ref().map_or(&[][..], Ints::values);
-    let mut last = FIRST_STRETCH;
-    for batch in rows.batches() {
-        ctx.budget.check()?;
-        batch.each(|row| {
-            let index = match spots.only {
-                Some(index) => index,
-                None => match interval(spots.intervals, starts[row as usize].cast_unsigned(), &mut last) {
-                    Some(index) => index,
-                    None => return,
-                },
-            };
-            let place = tally.place(spots.groups.of(row), index);
-            add(tally, place, row);
-            if let Some(offers) = offers {
-                tally.offer(offers, place, row);
-            }
-        });
-    }
-    Ok(())
-}
-
-/// The same for the values of a field, of which a row may have none or several.
+/// Measures a field, of which a row may have no value or several.
 fn tally_field<'c>(
     ctx: &Context<'c>,
     rows: &RowSet,
@@ -395,6 +437,7 @@ fn tally_field<'c>(
     weights: &Weights<'_>,
 ) -> Result<()> {
     let mut last = FIRST_STRETCH;
+    let mut batch = Batch::default();
     for (i, row) in rows.iter().enumerate() {
         if i % BATCH == 0 {
             ctx.budget.check()?;
@@ -406,12 +449,21 @@ fn tally_field<'c>(
         let mut place = None;
         for value in cell.items() {
             let Some(number) = seconds(value) else { continue };
-            let at = *place.get_or_insert_with(|| tally.place(group, index));
+            let at = place.or_else(|| tally.place(group, index)).ok_or(OUT_OF_RANGE)?;
+            place = Some(at);
             tally.add(at, value, number, weights.of(row));
         }
-        if let (Some(place), Some(offers)) = (place, offers) {
-            tally.offer(offers, place, row);
+        if let (Some(place), Some(_)) = (place, offers) {
+            batch.rows.push(row);
+            batch.places.push(place);
         }
+        if let (Some(offers), BATCH..) = (offers, batch.rows.len()) {
+            tally.offer(&batch, offers);
+            batch = Batch::default();
+        }
+    }
+    if let Some(offers) = offers {
+        tally.offer(&batch, offers);
     }
     Ok(())
 }

@@ -77,17 +77,30 @@ static EDGES: LazyLock<Vec<(i64, i32)>> = LazyLock::new(|| {
     (0..63 * CELLS).map(edge).collect()
 });
 
-/// [`code`] of a duration, without a logarithm.
-#[inline]
-pub(crate) fn code_of_nanos(nanos: i64) -> i32 {
-    if nanos <= 0 {
-        return 0;
+/// [`code`] of durations, without a logarithm.
+#[derive(Clone, Copy)]
+pub(crate) struct NanosCodes {
+    edges: &'static [(i64, i32)],
+}
+
+impl NanosCodes {
+    /// To be asked many times.
+    pub(crate) fn get() -> NanosCodes {
+        NanosCodes { edges: &EDGES }
     }
-    let cell = ((nanos as f64).to_bits() >> CELL_SHIFT) as usize - FIRST_CELL;
-    // The largest numbers round up to 2^63, the cell behind the last.
-    match EDGES.get(cell) {
-        Some((last, bucket)) => bucket + i32::from(nanos > *last),
-        None => code(nanos as f64 / 1e9).unwrap_or_default(),
+
+    /// Orders as durations do.
+    #[inline(always)]
+    pub(crate) fn of(self, nanos: i64) -> i32 {
+        if nanos <= 0 {
+            return 0;
+        }
+        let cell = ((nanos as f64).to_bits() >> CELL_SHIFT) as usize - FIRST_CELL;
+        // The largest numbers round up to 2^63, the cell behind the last.
+        match self.edges.get(cell) {
+            Some((last, bucket)) => bucket + i32::from(nanos > *last),
+            None => code(nanos as f64 / 1e9).unwrap_or_default(),
+        }
     }
 }
 
@@ -110,11 +123,6 @@ impl Sketch {
         }
     }
 
-    /// Whether it has counted nothing.
-    pub fn is_empty(&self) -> bool {
-        self.counts.is_empty()
-    }
-
     /// Counts a value.
     pub fn add(&mut self, value: f64) {
         if let Some(code) = code(value) {
@@ -135,24 +143,42 @@ impl Sketch {
         }
     }
 
+    /// The same for a bucket above all others.
+    #[inline]
+    pub(crate) fn push_code(&mut self, code: i32, count: u64) {
+        self.count += count;
+        self.counts.push((code, count));
+    }
+
     /// Adds another sketch.
     pub fn merge(&mut self, other: &Sketch) {
-        let mut merged = Vec::with_capacity(self.counts.len().max(other.counts.len()));
-        let (mut mine, mut theirs) = (self.counts.iter().peekable(), other.counts.iter().peekable());
-        while let (Some((a, of_a)), Some((b, of_b))) = (mine.peek(), theirs.peek()) {
-            if a <= b {
-                merged.push((*a, of_a + if a == b { *of_b } else { 0 }));
-                mine.next();
-            } else {
-                merged.push((*b, *of_b));
+        self.count += other.count;
+        // Mostly of the same spans at another time, so that nearly every bucket is there.
+        let mut at = 0;
+        let mut news = Vec::new();
+        for (code, count) in &other.counts {
+            while self.counts.get(at).is_some_and(|(known, _)| known < code) {
+                at += 1;
             }
-            if merged.last().is_some_and(|(last, _)| last == b) {
-                theirs.next();
+            match self.counts.get_mut(at) {
+                Some((known, mine)) if known == code => *mine += count,
+                _ => news.push((*code, *count)),
             }
         }
-        merged.extend(mine.chain(theirs));
+        if news.is_empty() {
+            return;
+        }
+        let mut merged = Vec::with_capacity(self.counts.len() + news.len());
+        let (mut mine, mut news) = (self.counts.iter().peekable(), news.iter().peekable());
+        while let (Some(a), Some(b)) = (mine.peek(), news.peek()) {
+            if a.0 < b.0 {
+                merged.extend(mine.next());
+            } else {
+                merged.extend(news.next());
+            }
+        }
+        merged.extend(mine.chain(news));
         self.counts = merged;
-        self.count += other.count;
     }
 
     /// Counts by [`code`], ascending; [`Sketch::add_code`] takes them back.
@@ -201,7 +227,7 @@ mod tests {
         fn durations_need_no_logarithm(bits in 0..63u32, fraction in any::<u64>()) {
             let nanos = ((1u64 << bits) | (fraction & ((1 << bits) - 1))).cast_signed();
             for nanos in [nanos, nanos - 1, nanos.saturating_add(1), -nanos, 1 << bits] {
-                prop_assert_eq!(Some(code_of_nanos(nanos)), code(nanos.max(0) as f64 / 1e9), "{}", nanos);
+                prop_assert_eq!(Some(NanosCodes::get().of(nanos)), code(nanos.max(0) as f64 / 1e9), "{}", nanos);
             }
         }
 

@@ -1,10 +1,15 @@
 //! Tag names and values, over the traces of a golden file.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
 use model::Scope;
+use model::column::ColumnCow;
 use proptest::prelude::*;
 use query::budget::Budget;
 use query::field::{PRECEDENCE, scope_word};
-use query::source::TimeRange;
+use query::source::{Chunk, ColumnRef, Note, TimeRange, TraceRows};
 use query::tags::{INTRINSIC_TAGS, TagFilter, TagNames, TagValue, TagValues, collect_tag_names, collect_tag_values};
 
 use crate::chunk::MemoryChunk;
@@ -37,6 +42,77 @@ fn values(wanted: &TagFilter, field: &str, chunks: &[Vec<Span>]) -> Vec<TagValue
         values.merge(part);
     }
     values.values().collect()
+}
+
+/// Keeps notes, and counts how often a column was asked for.
+struct Remembering {
+    chunk: MemoryChunk,
+    notes: Mutex<HashMap<String, Note>>,
+    reads: AtomicUsize,
+}
+
+impl Chunk for Remembering {
+    fn row_count(&self) -> usize {
+        self.chunk.row_count()
+    }
+
+    fn time_range(&self) -> TimeRange {
+        self.chunk.time_range()
+    }
+
+    fn traces(&self) -> query::Result<TraceRows<'_>> {
+        self.chunk.traces()
+    }
+
+    fn columns(&self, column: &ColumnRef) -> query::Result<Vec<ColumnCow<'_>>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.chunk.columns(column)
+    }
+
+    fn recall(&self, name: &str) -> query::Result<Option<Note>> {
+        Ok(self.notes.lock().unwrap().get(name).cloned())
+    }
+
+    fn remember(&self, name: &str, note: Note, _: usize) {
+        self.notes.lock().unwrap().insert(name.to_owned(), note);
+    }
+
+    fn attribute_keys(&self, scope: Scope) -> query::Result<Vec<Arc<str>>> {
+        self.chunk.attribute_keys(scope)
+    }
+}
+
+#[test]
+fn values_of_all_spans_are_read_once() {
+    let span = |id: u8, x: i64| Span {
+        id,
+        attributes: vec![("x".to_owned(), model::Value::Int(x))],
+        ..Span::default()
+    };
+    let chunk = Remembering {
+        chunk: MemoryChunk::preorder(vec![span(1, 5), span(2, 3), span(3, 5)]),
+        notes: Mutex::default(),
+        reads: AtomicUsize::new(0),
+    };
+    let ask = |query: &str, field: &str, limit: usize| {
+        let mut values = TagValues::new(limit);
+        let field = query::parse_field(field).unwrap();
+        let wanted = filter(query, TimeRange::ALWAYS);
+        collect_tag_values(&wanted, &field, &chunk, &mut values, &Budget::default()).unwrap();
+        let texts: Vec<String> = values.values().map(|value| value.text).collect();
+        (
+            texts.join(" "),
+            values.is_cut(),
+            chunk.reads.swap(0, Ordering::Relaxed) > 0,
+        )
+    };
+    assert_eq!(ask("{}", "span.x", 0), ("3 5".to_owned(), false, true));
+    assert_eq!(ask("{}", "span.x", 0), ("3 5".to_owned(), false, false));
+    assert_eq!(ask("{}", "span.x", 1), ("3".to_owned(), true, false));
+    // Of some spans, and of another field, nothing is known.
+    assert_eq!(ask("{ span.x > 4 }", "span.x", 0), ("5".to_owned(), false, true));
+    assert_eq!(ask("{}", ".x", 0), ("3 5".to_owned(), false, true));
+    assert_eq!(ask("{}", "span.x", 0), ("3 5".to_owned(), false, false));
 }
 
 /// Input: `names` or a field, and a query that may be unfinished.

@@ -243,6 +243,12 @@ impl Collector for Gauges {
                 self.on_disk.as_ref().map_or(0, |cache| cache.misses()),
             ),
             (
+                "store_reads",
+                "Ranges of blocks and indexes read from the object store, a request each",
+                self.reads.ranges(),
+            ),
+            ("store_read_bytes", "Bytes of them", self.reads.bytes()),
+            (
                 "block_reads_again",
                 "Reads of blocks made again because bytes did not match their checksums",
                 self.reads.looked_again(),

@@ -15,7 +15,7 @@ use model::column::{Column, ColumnCow, Dict, OwnedValues};
 use model::{Scope, TraceId, Value, ValueType};
 use parking_lot::Mutex;
 use query::budget::Budget;
-use query::source::{Chunk, ColumnRef, Preorder, TimeRange, TraceRows};
+use query::source::{Chunk, ColumnRef, Note, Preorder, TimeRange, TraceRows};
 use query::value::Static;
 
 use super::nested::{self, Nested, OwnerField, RawRows};
@@ -578,6 +578,17 @@ impl Chunk for RowGroupChunk {
                 .is_none_or(|names| names.binary_search_by(|name| (**name).cmp(text.as_bytes())).is_ok()),
             _ => true,
         }
+    }
+
+    fn recall(&self, name: &str) -> query::Result<Option<Note>> {
+        Ok(match self.kept(&Part::Note(name.into()))? {
+            Some(Decoded::Note { note, .. }) => Some(note),
+            _ => None,
+        })
+    }
+
+    fn remember(&self, name: &str, note: Note, bytes: usize) {
+        self.keep(&Part::Note(name.into()), Decoded::Note { note, bytes }, 0);
     }
 
     fn attribute_keys(&self, scope: Scope) -> query::Result<Vec<Arc<str>>> {

@@ -108,6 +108,9 @@ fn a_store_that_does_not_answer_is_left_alone_and_tried_now_and_then() {
     bench.clock.advance(REST_MAX);
     assert_eq!(bench.read(Answer::Bytes), (Ok(()), true));
     assert_eq!(bench.read(Answer::Bytes), (Ok(()), true));
+    // What was refused was no request.
+    assert_eq!(bench.reader.ranges(), bench.inner.reads.load(Ordering::Relaxed));
+    assert_eq!(bench.reader.bytes(), 2);
     assert!(!bench.reader.is_away());
 }
 
