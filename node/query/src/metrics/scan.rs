@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use model::column::{Rows, Values};
 use model::{SpanId, TraceId};
 
 use super::attributes::compare_rows;
@@ -18,7 +19,7 @@ use crate::ast::Function;
 use crate::budget::{BATCH, Budget};
 use crate::engine::context::{Context, Ints};
 use crate::engine::filter::filter;
-use crate::engine::physical::{Meaning, row_values};
+use crate::engine::physical::{Meaning, dict_value, row_values};
 use crate::engine::pipeline::{Marks, Run};
 use crate::engine::read::Runner;
 use crate::engine::search::{Inspected, SplitCandidate};
@@ -144,17 +145,47 @@ fn seen_before(ctx: &Context<'_>, elsewhere: &Elsewhere<'_>, within: &RowSet) ->
     let mut rows = RowSet::from_values(traces.ordinals, |ordinal| split[ordinal as usize]);
     rows.keep_common(within);
     let rows: Vec<u32> = rows.iter().collect();
-    let kinds = ctx.columns_at(&ColumnRef::Kind, &rows)?;
+    let (kinds, ids) = (
+        ctx.columns_at(&ColumnRef::Kind, &rows)?,
+        ctx.columns_at(&ColumnRef::SpanId, &rows)?,
+    );
+    let plain = |value| match value {
+        Static::Int(kind) => kind,
+        _ => 0,
+    };
+    // As blocks have them, a value in every row; there may be a great many rows.
+    let dense_ids = match ids.first().map(|column| column.view()) {
+        Some(view) if matches!(view.rows, Rows::All) => match view.values {
+            Values::Fixed8(ids) => ids,
+            _ => &[],
+        },
+        _ => &[],
+    };
+    let (dense_kinds, by_code): (&[u32], Vec<i64>) = match kinds.first().map(|column| column.view()) {
+        Some(view) if matches!(view.rows, Rows::All) && kinds.len() == 1 => match view.values {
+            Values::Dict { ids, dict } => {
+                let of = |id| plain(dict_value(&dict, id, Meaning::Plain));
+                (ids, (0..dict.len()).map(of).collect())
+            }
+            _ => (&[], Vec::new()),
+        },
+        _ => (&[], Vec::new()),
+    };
     for (i, row) in rows.into_iter().enumerate() {
         if i % BATCH == 0 {
             ctx.budget.check()?;
         }
-        let trace = traces.ids[traces.ordinals[row as usize] as usize];
-        let kind = match row_values(&kinds, row, Meaning::Plain) {
-            Static::Int(kind) => kind,
-            _ => 0,
+        let at = row as usize;
+        let trace = traces.ids[traces.ordinals[at] as usize];
+        let kind = match dense_kinds.get(at).and_then(|code| by_code.get(*code as usize)) {
+            Some(kind) => *kind,
+            None => plain(row_values(&kinds, row, Meaning::Plain)),
         };
-        if !(elsewhere.is_first)((trace, SpanId(ctx.span_id(row)?), kind)) {
+        let id = match dense_ids.get(at) {
+            Some(id) => *id,
+            None => crate::engine::search::span_id(&ids, row).0,
+        };
+        if !(elsewhere.is_first)((trace, SpanId(id), kind)) {
             seen.insert(row);
         }
     }
