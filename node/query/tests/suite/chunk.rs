@@ -11,6 +11,7 @@ use query::Result;
 use query::source::{Chunk, ColumnRef, Preorder, TimeRange, TraceRows};
 use query::value::Static;
 
+use crate::naive::parents;
 use crate::spans::{Span, span_id, trace_id};
 
 pub(crate) struct MemoryChunk {
@@ -189,22 +190,6 @@ fn place(
         }
     }
     descendants[here] = (sorted.len() - here - 1) as u32;
-}
-
-/// Index of each span's parent; `spans` are one trace, by start and id.
-pub(crate) fn parents(spans: &[Span]) -> Vec<Option<usize>> {
-    let find = |span: &Span| spans.iter().position(|other| other.id == span.parent);
-    spans
-        .iter()
-        .enumerate()
-        .map(|(at, span)| {
-            if span.parent == 0 {
-                None
-            } else {
-                find(span).filter(|found| *found != at)
-            }
-        })
-        .collect()
 }
 
 /// A sparse column of values of one type; text becomes a dictionary or not by `salt`.

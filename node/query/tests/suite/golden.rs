@@ -10,7 +10,7 @@ use query::value::Static;
 use query::{Levels, SearchPlan, SearchRequest, SpanPick, pick_spans, search_chunk};
 
 use crate::chunk::MemoryChunk;
-use crate::spans::read_spans;
+use crate::span_text::read_spans;
 
 /// Runs every case of a file through `answer` and compares. The part before a line of `====` is handed to every case.
 pub(crate) fn check_file(name: &str, answer: impl Fn(&str, &str) -> String) {
@@ -108,30 +108,37 @@ fn request() -> SearchRequest {
     }
 }
 
-/// Answers from one chunk in either layout, which must agree.
 #[test]
 fn searches() {
-    check_file("search.txt", |data, text| {
-        let query = match query::parse(text) {
-            Ok(query) => query,
-            Err(error) => return error.to_string(),
-        };
-        let plan = SearchPlan::new(&query, request()).unwrap();
-        let [arrival, preorder] = [MemoryChunk::arrival, MemoryChunk::preorder].map(|make| {
-            let chunk = make(read_spans(data));
-            if !plan.may_match(&chunk, false) {
-                return "nothing (not read)".to_owned();
-            }
-            let finds = search_chunk(&plan, &chunk, &|_| false, None, &Budget::default()).unwrap();
-            let mut top = TopTraces::new(20);
-            finds.traces.into_iter().for_each(|found| {
-                top.push(found);
-            });
-            describe(&top.into_vec())
+    check_file("search.txt", found);
+}
+
+#[test]
+fn searches_of_rows() {
+    check_file("rows.txt", found);
+}
+
+/// The answer from one chunk in either layout, which must agree.
+fn found(data: &str, text: &str) -> String {
+    let query = match query::parse(text) {
+        Ok(query) => query,
+        Err(error) => return error.to_string(),
+    };
+    let plan = SearchPlan::new(&query, request()).unwrap();
+    let [arrival, preorder] = [MemoryChunk::arrival, MemoryChunk::preorder].map(|make| {
+        let chunk = make(read_spans(data));
+        if !plan.may_match(&chunk, false) {
+            return "nothing (not read)".to_owned();
+        }
+        let finds = search_chunk(&plan, &chunk, &|_| false, None, &Budget::default()).unwrap();
+        let mut top = TopTraces::new(20);
+        finds.traces.into_iter().for_each(|found| {
+            top.push(found);
         });
-        assert_eq!(arrival, preorder, "{text}");
-        arrival
+        describe(&top.into_vec())
     });
+    assert_eq!(arrival, preorder, "{text}");
+    arrival
 }
 
 /// Input: levels above, levels below, a filter. Answer: the spans that are shown, by trace.

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use query::Error;
 use query::ast::{
-    Aggregate, ArithOp, Body, Expr, FirstStage, Flavour, Function, Hint, LogicOp, MetricsExpr, Pipeline, Query,
-    Relation, ScalarExpr, ScalarFilter, SecondStage, SpansetExpr, SpansetOp, Stage,
+    Aggregate, ArithOp, Body, Expr, FirstStage, Function, Hint, LogicOp, MetricsExpr, Pipeline, Query, ScalarExpr,
+    ScalarFilter, SecondStage, SpansetExpr, Stage,
 };
 use query::field::{Field, Intrinsic, Name, PRECEDENCE, Spelling};
 use query::limits;
@@ -119,17 +119,6 @@ fn any_expr() -> impl Strategy<Value = Expr> {
     })
 }
 
-pub(crate) fn any_spanset_op() -> impl Strategy<Value = SpansetOp> {
-    use Relation::{Ancestor, Child, Descendant, Parent, Sibling};
-    let relation = proptest::sample::select(vec![Child, Descendant, Parent, Ancestor, Sibling]);
-    let flavour = proptest::sample::select(vec![Flavour::Plain, Flavour::Negated, Flavour::Union]);
-    prop_oneof![
-        Just(SpansetOp::And),
-        Just(SpansetOp::Or),
-        (relation, flavour).prop_map(|(relation, flavour)| SpansetOp::Structural(relation, flavour)),
-    ]
-}
-
 fn any_scalar(pipeline: BoxedStrategy<Pipeline>) -> impl Strategy<Value = ScalarExpr> {
     use Aggregate::{Avg, Max, Min, Sum};
     let aggregate = prop_oneof![
@@ -158,10 +147,12 @@ fn any_pipeline() -> impl Strategy<Value = Pipeline> {
         })
         .boxed();
     let spanset = filter.prop_recursive(3, 6, 2, move |inner| {
-        let op = (any_spanset_op(), inner.clone(), inner.clone()).prop_map(|(op, lhs, rhs)| SpansetExpr::Op {
-            op,
-            lhs: lhs.into(),
-            rhs: rhs.into(),
+        let op = (crate::random::any_spanset_op(), inner.clone(), inner.clone()).prop_map(|(op, lhs, rhs)| {
+            SpansetExpr::Op {
+                op,
+                lhs: lhs.into(),
+                rhs: rhs.into(),
+            }
         });
         // Brackets around a single spanset expression leave no trace in the tree.
         let pipeline = inner.prop_map(|first| {

@@ -13,8 +13,12 @@ mod golden;
 mod language;
 mod measured;
 mod naive;
+mod random;
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
+mod series;
+mod span_text;
 mod spans;
 mod speed;
 mod suggestions;
+mod tempo_rows;

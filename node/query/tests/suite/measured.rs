@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
-use query::ast::{Body, Function, MetricsExpr, Query};
-use query::budget::Budget;
+use query::ast::Query;
+use query::budget::{Budget, Limits};
 use query::metrics::{
     Elsewhere, Intervals, MetricsPartial, MetricsPlan, MetricsRequest, Series, SeriesSet, metrics_chunk,
 };
-use query::value::Static;
 use query::{Error, limits};
 
 use crate::chunk::MemoryChunk;
 use crate::golden::check_file;
-use crate::spans::{Span, read_spans, trace_id};
-use crate::{equivalence, naive};
+use crate::span_text::read_spans;
+use crate::spans::{Span, trace_id};
+use crate::{equivalence, random, series};
 
 /// What the executor does, over chunks in memory.
 fn execute(query: &Query, request: MetricsRequest, chunks: &[Vec<Span>]) -> SeriesSet {
@@ -67,7 +67,7 @@ fn execute(query: &Query, request: MetricsRequest, chunks: &[Vec<Span>]) -> Seri
         let found = metrics_chunk(&plan, &MemoryChunk::arrival(whole), None, None, &budget).unwrap();
         partial.merge(found.partial, usize::MAX);
     }
-    partial.finish(&plan).unwrap()
+    partial.finish(&plan, &budget).unwrap()
 }
 
 fn describe(series: &[Series]) -> String {
@@ -187,7 +187,7 @@ fn too_many_series_leave_the_smallest_labels_in_any_order() {
     let answer = |order: [u8; 5]| {
         let mut all = MetricsPartial::new(&plan);
         order.iter().for_each(|n| all.merge(part(*n), 2));
-        let set = all.finish(&plan).unwrap();
+        let set = all.finish(&plan, &budget).unwrap();
         (describe(&set.series), set.is_cut)
     };
     let expected = ("{span.n=1} 1000:2 2000:0\n{span.n=2} 1000:1 2000:0\n".to_owned(), true);
@@ -197,6 +197,35 @@ fn too_many_series_leave_the_smallest_labels_in_any_order() {
     few.merge(part(1), 2);
     few.merge(part(2), 2);
     assert!(!few.is_cut());
+}
+
+#[test]
+fn series_are_made_within_the_memory_of_the_query() {
+    let spans = read_spans(
+        &(1..=5)
+            .map(|n| format!("{n}.1 1000+1 a span.n={n}\n"))
+            .collect::<String>(),
+    );
+    let query = query::parse("{ } | count_over_time() by(span.n)").unwrap();
+    let request = MetricsRequest {
+        intervals: Intervals::range(1000, 2000, 10).unwrap(),
+        exemplars: 0,
+    };
+    let plan = MetricsPlan::new(&query, request).unwrap();
+    let found = metrics_chunk(&plan, &MemoryChunk::arrival(spans), None, None, &Budget::default()).unwrap();
+    let points = request.intervals.count() as u64;
+    let finish = |memory_max: u64| {
+        let budget = Budget::new(Limits {
+            memory_max,
+            ..Limits::default()
+        });
+        let made = found.partial.finish(&plan, &budget).map(|set| set.series.len());
+        made.map_err(|error| error.to_string())
+    };
+    let needed = 5 * points * 24;
+    assert_eq!((finish(needed + 1), finish(needed)), (Ok(5), Ok(5)));
+    let refused = format!("query exceeds query_memory_max: {} bytes of memory", needed - 1);
+    assert_eq!(finish(needed - 1), Err(refused));
 }
 
 #[test]
@@ -223,93 +252,6 @@ fn exemplars_do_not_depend_on_the_cut() {
     }
 }
 
-/// Series of a single pipeline without second stages, but for `compare`.
-fn naive_series(query: &Query, intervals: &Intervals, spans: &[Span]) -> BTreeMap<String, Vec<(u64, f64)>> {
-    let Body::Metrics(MetricsExpr::Pipeline {
-        spans: pipeline, first, ..
-    }) = &query.body
-    else {
-        panic!("one pipeline: {query}")
-    };
-    let mut groups: BTreeMap<String, Vec<Vec<Static>>> = BTreeMap::new();
-    let points = intervals.count() as usize;
-    for trace in naive::traces(spans) {
-        let kept: BTreeSet<usize> = trace.run(pipeline).into_iter().flat_map(|set| set.spans).collect();
-        for at in kept {
-            let start = trace.spans[at].start;
-            let Some(index) = (0..points).find(|i| {
-                let end = intervals.timestamp_unix_nanos(*i as u32);
-                start <= end && start > end.saturating_sub(intervals.step_nanos())
-            }) else {
-                continue;
-            };
-            let labels: Vec<String> = first
-                .by
-                .iter()
-                .filter_map(|field| match naive::list(trace.field(field, at).0) {
-                    Static::Nil => None,
-                    value => Some(format!("{field}={value}")),
-                })
-                .collect();
-            let values = match &first.function {
-                Function::Rate | Function::CountOverTime => vec![Static::Int(1)],
-                Function::MinOverTime(f)
-                | Function::MaxOverTime(f)
-                | Function::SumOverTime(f)
-                | Function::AvgOverTime(f)
-                | Function::QuantileOverTime(f, _)
-                | Function::HistogramOverTime(f) => trace.field(f, at).0,
-                Function::Compare { .. } => panic!("not here"),
-            };
-            let values: Vec<Static> = values.into_iter().filter(|v| v.as_f64().is_some()).collect();
-            if !values.is_empty() {
-                groups.entry(labels.join(" ")).or_insert_with(|| vec![vec![]; points])[index].extend(values);
-            }
-        }
-    }
-    let seconds = |v: &Static| match v {
-        Static::Duration(n) => *n as f64 / 1e9,
-        other => other.as_f64().unwrap(),
-    };
-    let mut series = BTreeMap::new();
-    for (labels, buckets) in groups {
-        let mut add = |label: String, value: &dyn Fn(&[Static]) -> Option<f64>| {
-            let samples = buckets
-                .iter()
-                .enumerate()
-                .filter_map(|(i, values)| Some((intervals.timestamp_unix_nanos(i as u32), value(values)?)));
-            series.insert(label, samples.collect::<Vec<_>>());
-        };
-        let numbers = |values: &[Static]| values.iter().map(seconds).collect::<Vec<f64>>();
-        let some = |values: &[Static], f: &dyn Fn(&[f64]) -> f64| (!values.is_empty()).then(|| f(&numbers(values)));
-        match &first.function {
-            Function::Rate => add(labels, &|v| {
-                Some(v.len() as f64 / (intervals.step_nanos() as f64 / 1e9))
-            }),
-            Function::CountOverTime => add(labels, &|v| Some(v.len() as f64)),
-            Function::MinOverTime(_) => add(labels, &|v| some(v, &|n| n.iter().copied().fold(f64::MAX, f64::min))),
-            Function::MaxOverTime(_) => add(labels, &|v| some(v, &|n| n.iter().copied().fold(f64::MIN, f64::max))),
-            Function::SumOverTime(_) => add(labels, &|v| some(v, &|n| n.iter().sum())),
-            Function::AvgOverTime(_) => add(labels, &|v| some(v, &|n| n.iter().sum::<f64>() / n.len() as f64)),
-            Function::QuantileOverTime(_, quantiles) => {
-                for q in quantiles {
-                    add(format!("{labels} p={q:?}"), &|v| {
-                        let mut n = numbers(v);
-                        n.sort_by(f64::total_cmp);
-                        Some(if n.is_empty() {
-                            0.0
-                        } else {
-                            n[(q * (n.len() - 1) as f64).round() as usize]
-                        })
-                    });
-                }
-            }
-            _ => panic!("not here"),
-        }
-    }
-    series
-}
-
 /// Puts spans into one more chunk each: they were sent twice, and far enough apart.
 fn double(mut chunks: Vec<Vec<Span>>, spans: &[Span], doubles: &[prop::sample::Index]) -> Vec<Vec<Span>> {
     for double in doubles {
@@ -322,45 +264,13 @@ fn double(mut chunks: Vec<Vec<Span>>, spans: &[Span], doubles: &[prop::sample::I
     chunks
 }
 
-fn any_metrics() -> impl Strategy<Value = String> {
-    let function = proptest::sample::select(vec![
-        "rate()",
-        "count_over_time()",
-        "min_over_time(duration)",
-        "max_over_time(.x)",
-        "sum_over_time(span.yy)",
-        "sum_over_time(.x)",
-        "avg_over_time(duration)",
-        "sum_over_time(event:timeSinceStart)",
-        "quantile_over_time(duration, 0.5, 0.9)",
-        "quantile_over_time(.x, 0, 1)",
-        "max_over_time(parent.x)",
-        "min_over_time(traceDuration)",
-    ]);
-    let by = proptest::sample::select(vec![
-        "",
-        "by(name)",
-        "by(resource.service.name)",
-        "by(.x)",
-        "by(status, kind)",
-        "by(span.x, resource.yy)",
-        "by(rootName)",
-        "by(event.x)",
-        "by(parent.name)",
-        "by(.yy, name, span.z)",
-    ]);
-    // Mostly all spans, so that chunks have something to merge.
-    let spans = prop_oneof![2 => Just("{ }".to_owned()), 1 => equivalence::any_query()];
-    (spans, function, by).prop_map(|(spans, function, by)| format!("{spans} | {function} {by}"))
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 800, ..ProptestConfig::default() })]
 
     #[test]
     fn metrics_over_any_cut_are_what_a_naive_count_gives(
-        spans in equivalence::any_spans(),
-        text in any_metrics(),
+        spans in random::any_spans(),
+        text in random::any_metrics(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..3),
         doubles in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
         step in 1..4u64,
@@ -369,37 +279,15 @@ proptest! {
         let intervals = Intervals::range(1001, 1004, step).unwrap();
         let chunks = double(equivalence::cut(&spans, &cuts), &spans, &doubles);
         let answer = execute(&query, MetricsRequest { intervals, exemplars: 0 }, &chunks);
-        let mut expected = naive_series(&query, &intervals, &spans);
-        for series in answer.series {
-            let labels: Vec<String> = series
-                .labels
-                .iter()
-                .filter(|(k, v)| k != "__name__" && *v != Static::str("nil"))
-                .map(|(k, v)| format!("{k}={v}"))
-                .collect();
-            let mut key = labels.join(" ");
-            if labels.len() == 1 && labels[0].starts_with("p=") {
-                key = format!(" {key}");
-            }
-            let wanted = expected.remove(&key);
-            prop_assert!(wanted.is_some(), "{} of {}", key, text);
-            let wanted = wanted.unwrap();
-            prop_assert_eq!(wanted.len(), series.samples.len(), "{} of {}", key, text);
-            for ((at, value), (wanted_at, wanted)) in series.samples.iter().zip(&wanted) {
-                let tolerance = if text.contains("quantile") { 0.0101 } else { 1e-12 };
-                prop_assert_eq!(at, wanted_at);
-                // Sums of floats that cancel out leave dust.
-                prop_assert!((value - wanted).abs() <= wanted.abs() * tolerance + 1e-18, "{} not {}: {} of {}", value, wanted, key, text);
-            }
-        }
-        prop_assert!(expected.is_empty(), "{:?} of {}", expected, text);
+        let expected = series::series(&query, &intervals, &spans);
+        series::compare(&text, answer.series, expected).map_err(TestCaseError::fail)?;
     }
 
     #[test]
     fn compare_histograms_and_maths_do_not_depend_on_the_cut(
-        spans in equivalence::any_spans(),
-        filter in equivalence::any_filter(),
-        selection in equivalence::any_filter(),
+        spans in random::any_spans(),
+        filter in random::any_filter(),
+        selection in random::any_filter(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 1..3),
         doubles in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
         form in 0..4usize,

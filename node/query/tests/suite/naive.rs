@@ -12,8 +12,23 @@ use query::ast::{
 use query::field::{Field, Intrinsic, Name, PRECEDENCE};
 use query::value::{CompareOp, SpanKind, Static, Status};
 
-use crate::chunk::parents;
 use crate::spans::{Span, span_id, trace_id};
+
+/// Index of each span's parent; `spans` are one trace, by start and id.
+pub(crate) fn parents(spans: &[Span]) -> Vec<Option<usize>> {
+    let find = |span: &Span| spans.iter().position(|other| other.id == span.parent);
+    spans
+        .iter()
+        .enumerate()
+        .map(|(at, span)| {
+            if span.parent == 0 {
+                None
+            } else {
+                find(span).filter(|found| *found != at)
+            }
+        })
+        .collect()
+}
 
 /// One trace with its tree.
 pub(crate) struct Trace {
@@ -62,7 +77,7 @@ pub(crate) fn traces(spans: &[Span]) -> Vec<Trace> {
             };
             let mut count = 0;
             // Depth-first order puts roots and orphans before what hung in cycles.
-            let whole = crate::chunk::parents(&trace.spans);
+            let whole = self::parents(&trace.spans);
             let tops = (0..n).filter(|at| trace.parents[*at].is_none());
             let (cut, plain): (Vec<usize>, Vec<usize>) = tops.partition(|at| whole[*at].is_some());
             for top in plain.into_iter().chain(cut) {

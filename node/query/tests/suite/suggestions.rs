@@ -14,8 +14,9 @@ use query::tags::{INTRINSIC_TAGS, TagFilter, TagNames, TagValue, TagValues, coll
 
 use crate::chunk::MemoryChunk;
 use crate::golden::check_file;
-use crate::spans::{Span, read_spans};
-use crate::{equivalence, naive};
+use crate::span_text::read_spans;
+use crate::spans::Span;
+use crate::{equivalence, naive, random};
 
 fn filter(text: &str, window: TimeRange) -> TagFilter {
     TagFilter::new(window, query::parse_lenient(text).as_ref()).unwrap()
@@ -212,7 +213,7 @@ proptest! {
     /// Without conditions on whole traces, suggestions are exact.
     #[test]
     fn values_are_those_of_the_spans_that_match(
-        spans in equivalence::any_spans(),
+        spans in random::any_spans(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..3),
         field in proptest::sample::select(vec!["span.x", "resource.yy", "event.x", "link.yy", "instrumentation.x", "name"]),
         condition in proptest::sample::select(vec!["{ }", "{ kind = server }", "{ span.x > 0 && name = ", "{ event.x != nil }"]),

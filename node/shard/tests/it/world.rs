@@ -1,5 +1,6 @@
 //! One shard with its catalog and object store, all in this process.
 
+use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,7 +60,7 @@ pub(crate) struct World {
     pub(crate) blocks: Arc<Blocks>,
     pub(crate) tenant: TenantId,
     log: Vec<Bytes>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -89,18 +90,8 @@ impl World {
             wait_for_disk: Arc::new(|| panic!("nobody waits here")),
         };
         let shard = Arc::new(Shard::starting_after(group(), LogIndex(0), options));
-        let reader = Arc::new(StoreReader::new(Arc::clone(&store)));
         let store = Store::new(store, Path::from("cluster"));
-        let blocks = Arc::new(
-            Blocks::new(
-                store.clone(),
-                reader,
-                Arc::new(DecodedCache::new(64 << 20)),
-                &spool_dir,
-                64 << 20,
-            )
-            .unwrap(),
-        );
+        let blocks = open_blocks(&store, &spool_dir);
         let flusher = Flusher {
             shard: Arc::clone(&shard),
             store,
@@ -115,13 +106,23 @@ impl World {
             blocks,
             tenant: TenantId::single(),
             log: Vec::new(),
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// Forgets what was read of blocks, as a restart does.
+    pub(crate) fn close_blocks(&mut self) {
+        self.blocks = open_blocks(&self.flusher.store, &self.dir.path().join("spool"));
     }
 
     /// Sends one request; returns what the shard made of it.
     pub(crate) fn send(&mut self, spans: &[Span]) -> Appended {
-        let command = append_command(&self.tenant, spans);
+        self.send_body(&request(spans))
+    }
+
+    /// The same for a request of any form.
+    pub(crate) fn send_body(&mut self, body: &[u8]) -> Appended {
+        let command = append_body(&self.tenant, body);
         self.log.push(command.clone());
         self.shard
             .apply(LogIndex(self.log.len() as u64), &command, None)
@@ -189,7 +190,7 @@ impl World {
             answer.partial.held_bytes() as u64,
             "memory is given back"
         );
-        (answer.partial.finish(&plan).unwrap(), answer)
+        (answer.partial.finish(&plan, &Budget::default()).unwrap(), answer)
     }
 
     pub(crate) async fn find(&self, query: &str) -> Vec<TraceMatch> {
@@ -245,11 +246,17 @@ impl World {
     }
 }
 
+fn open_blocks(store: &Store, spool_dir: &FilePath) -> Arc<Blocks> {
+    let reader = Arc::new(StoreReader::new(Arc::clone(store.inner())));
+    let decoded = Arc::new(DecodedCache::new(64 << 20));
+    Arc::new(Blocks::new(store.clone(), reader, decoded, spool_dir, 64 << 20).unwrap())
+}
+
 pub(crate) fn trace_id(trace: u8) -> model::TraceId {
     model::TraceId([trace + 1; 16])
 }
 
-fn text(key: &str, value: String) -> KeyValue {
+pub(crate) fn text(key: &str, value: String) -> KeyValue {
     let value = Some(AnyValue {
         value: Some(any_value::Value::StringValue(value)),
     });
@@ -301,10 +308,13 @@ pub(crate) fn request(spans: &[Span]) -> Vec<u8> {
 }
 
 pub(crate) fn append_command(tenant: &TenantId, spans: &[Span]) -> Bytes {
-    let body = request(spans);
-    let scanned = scan(&body, &IngestLimits::default(), |_| ShardId(0)).unwrap();
+    append_body(tenant, &request(spans))
+}
+
+fn append_body(tenant: &TenantId, body: &[u8]) -> Bytes {
+    let scanned = scan(body, &IngestLimits::default(), |_| ShardId(0)).unwrap();
     let mut entry = EntryBuilder::default();
-    for routed in scanned.into_sub_batches(tenant, BatchHash::of_request(tenant, &body)) {
+    for routed in scanned.into_sub_batches(tenant, BatchHash::of_request(tenant, body)) {
         entry.push(routed.sub_batch).unwrap();
     }
     ShardCommand::Append {
