@@ -565,8 +565,16 @@ impl RowGroup {
     /// The physical columns of an attribute of spans: its own, and what stands in the tail. Empty when no row has it.
     /// Needs the columns of [`RowGroup::attribute_columns`].
     pub fn attribute(&self, key: &[u8]) -> Result<Vec<Column>> {
+        let mut columns = self.attribute_outside_tail(key)?;
+        if attribute_types(key).any(|attribute| self.index.tail_may_hold(self.group, &attribute)) {
+            columns.extend(self.tail_columns(key)?);
+        }
+        Ok(columns)
+    }
+
+    /// The same without what is in the tail, which then need not have been read.
+    pub fn attribute_outside_tail(&self, key: &[u8]) -> Result<Vec<Column>> {
         let mut columns = Vec::new();
-        let mut in_tail = false;
         for attribute in attribute_types(key) {
             if let Some(column) = self.index.attribute_column(&attribute) {
                 let column = self.column(column)?;
@@ -574,10 +582,6 @@ impl RowGroup {
                     columns.push(column);
                 }
             }
-            in_tail |= self.index.tail_may_hold(self.group, &attribute);
-        }
-        if in_tail {
-            columns.extend(self.tail_columns(key)?);
         }
         Ok(columns)
     }

@@ -1,5 +1,6 @@
 //! Attributes without a column of their own, read out of the tail.
 
+use hashbrown::HashMap;
 use model::column::Column;
 use model::{ValueRef, ValueType};
 
@@ -36,6 +37,28 @@ impl RowGroup {
             }
         }
         Ok(builders.into_iter().map(|(_, b)| b.finish()).collect())
+    }
+
+    /// All attributes in the tail by their keys, each as [`RowGroup::tail_columns`] gives it: one walk for whoever wants
+    /// many of them. Needs [`Field::Tail`].
+    pub fn tail_attributes(&self) -> Result<HashMap<Vec<u8>, Vec<Column>>> {
+        let tail = self.sparse(Field::Tail, &(0..self.len() as u32))?;
+        let mut found: HashMap<Vec<u8>, Vec<(ValueType, Builder)>> = HashMap::new();
+        let view = tail.view();
+        for (at, &row) in view.rows.iter().enumerate() {
+            let mut walk = model::proto::Fields::new(view.text.get(at));
+            while let Some(entry) = walk.next_field().map_err(|_| self.bad_tail())? {
+                let pair = entry.bytes().map_err(|_| self.bad_tail())?;
+                let pair = model::otlp::read_key_value(pair).map_err(|_| self.bad_tail())?;
+                let value = ValueRef::from_any_value(pair.value).map_err(|_| self.bad_tail())?;
+                push(found.entry_ref(pair.key).or_default(), row, value);
+            }
+        }
+        let finish = |builders: Vec<(ValueType, Builder)>| builders.into_iter().map(|(_, b)| b.finish()).collect();
+        Ok(found
+            .into_iter()
+            .map(|(key, builders)| (key, finish(builders)))
+            .collect())
     }
 
     fn bad_tail(&self) -> crate::Error {

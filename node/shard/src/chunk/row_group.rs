@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use block::{AttributeKey, Columns, Field, RowGroup};
 use futures::FutureExt as _;
+use hashbrown::HashMap;
 use model::column::{Column, ColumnCow, Dict, OwnedValues};
 use model::{Scope, TraceId, Value, ValueType};
 use parking_lot::Mutex;
@@ -26,6 +27,13 @@ use crate::turns::Turn;
 
 /// Of a column of which no more pages are wanted than one part in so many, only those are decoded; else all, and kept.
 const FEW_PAGES: usize = 2;
+
+/// Attributes of the tail that are looked for one by one, which reads all of it each time. A question that wants more, as
+/// compare() does, has it taken apart once: hundreds of keys would otherwise cost as many times the tail.
+const TAIL_KEYS_ALONE: usize = 4;
+
+/// Attributes without a column of their own, by their keys.
+type TailAttributes = HashMap<Vec<u8>, Vec<Column>>;
 
 /// How a chunk gets at its bytes.
 #[derive(Debug, Clone)]
@@ -47,6 +55,9 @@ pub struct RowGroupChunk {
     traces: OnceLock<Arc<Traces>>,
     trees: OnceLock<Arc<Trees>>,
     columns: Mutex<BTreeMap<ColumnRef, Arc<[Arc<Column>]>>>,
+    tail: OnceLock<TailAttributes>,
+    /// How many attributes of the tail were wanted.
+    tail_asked: AtomicUsize,
     fetched: AtomicU64,
     fetches: AtomicU64,
     /// Memory counted in the budget.
@@ -69,6 +80,8 @@ impl RowGroupChunk {
             traces: OnceLock::new(),
             trees: OnceLock::new(),
             columns: Mutex::default(),
+            tail: OnceLock::new(),
+            tail_asked: AtomicUsize::new(0),
             fetched: AtomicU64::new(0),
             fetches: AtomicU64::new(0),
             held: AtomicUsize::new(0),
@@ -197,10 +210,21 @@ impl RowGroupChunk {
             ColumnRef::TraceState => self.field(Field::TraceState),
             ColumnRef::Attribute(Scope::Span, key) => {
                 let columns = RowGroup::attribute_columns(self.block.index(), self.group, key.as_bytes());
-                if columns.is_empty() {
-                    return Ok(Vec::new());
+                match columns.split_last() {
+                    None => Ok(Vec::new()),
+                    Some((last, others)) if *last == Field::Tail.ordinal() && self.wants_whole_tail() => {
+                        let mut found = match others {
+                            [] => Vec::new(),
+                            others => {
+                                self.fetch(others, |row_group| row_group.attribute_outside_tail(key.as_bytes()))?
+                            }
+                        };
+                        let in_tail = self.tail()?.get(key.as_bytes());
+                        found.extend(in_tail.into_iter().flatten().cloned());
+                        Ok(found)
+                    }
+                    Some(_) => self.fetch(&columns, |row_group| row_group.attribute(key.as_bytes())),
                 }
-                self.fetch(&columns, |row_group| row_group.attribute(key.as_bytes()))
             }
             ColumnRef::Attribute(scope @ (Scope::Resource | Scope::Instrumentation), key) => {
                 let field = if *scope == Scope::Resource {
@@ -215,6 +239,27 @@ impl RowGroupChunk {
             }
             ColumnRef::TraceId => Ok(Vec::new()),
         }
+    }
+
+    /// Whether one more attribute of the tail is wanted than it pays to read the tail for again and again.
+    fn wants_whole_tail(&self) -> bool {
+        self.tail_asked.fetch_add(1, Ordering::Relaxed) >= TAIL_KEYS_ALONE
+    }
+
+    /// The tail, taken apart.
+    fn tail(&self) -> query::Result<&TailAttributes> {
+        if self.tail.get().is_none() {
+            let tail = self.fetch_fields(&[Field::Tail], RowGroup::tail_attributes)?;
+            let of = |(key, columns): (&Vec<u8>, &Vec<Column>)| {
+                key.len() + 64 + columns.iter().map(Column::heap_bytes).sum::<usize>()
+            };
+            self.hold(tail.iter().map(of).sum())?;
+            // Another thread may have been faster; both read the same.
+            let _ = self.tail.set(tail);
+        }
+        self.tail.get().ok_or(query::Error::Inconsistent {
+            what: "the tail was just loaded",
+        })
     }
 
     /// Whether no event or link here has an attribute of this key, by what was seen before.
