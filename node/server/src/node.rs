@@ -85,7 +85,7 @@ pub use admin::AdminCommand;
 use desk::{DeskRooms, NodeDesk};
 use frontend::Frontend;
 use gauges::Gauges;
-use housekeeping::Housekeeping;
+use housekeeping::{Caches, Housekeeping};
 use members::Card;
 use observer::Observer;
 use ring::RingPort;
@@ -258,6 +258,10 @@ impl Node {
             tasks.spawn(members::hand_over(Arc::clone(&ring), Arc::clone(&shards), stop.clone()));
         }
         let counted = Arc::new(HousekeepingMetrics::default());
+        let caches = Caches {
+            columns: Arc::clone(&columns),
+            on_disk: on_disk.clone(),
+        };
         common.metrics.register(|registry| {
             registry.register_collector(Box::new(Gauges {
                 shards: Arc::clone(&shards),
@@ -280,6 +284,7 @@ impl Node {
             new_block_id,
             metrics: counted,
             is_ours: Arc::new(move || leads.is_leader()),
+            caches,
         };
         caretakers.start(data_dir, &stop, &tasks)?;
         let admin_address = match settings.listen.admin {

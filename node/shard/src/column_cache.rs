@@ -10,7 +10,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{Error, RangeReader};
 use bytes::Bytes;
@@ -19,12 +18,10 @@ use futures::future::BoxFuture;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-/// Longer ranges are not kept: whole row groups, which merges and traces read once.
-pub const KEPT_RANGE_MAX: u64 = 4 << 20;
+use crate::kept::{self, KEPT_RANGE_MAX, Objects, TYPICAL_BYTES, Tally};
+
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 160;
-/// For the first guess of how many entries there will be.
-const TYPICAL_BYTES: u64 = 64 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -47,8 +44,7 @@ impl Weighter<Key, Bytes> for ByBytes {
 pub struct ColumnCache {
     inner: Arc<dyn RangeReader>,
     kept: Cache<Key, Bytes, ByBytes>,
-    hits: AtomicU64,
-    misses: AtomicU64,
+    tally: Tally,
 }
 
 impl ColumnCache {
@@ -58,8 +54,7 @@ impl ColumnCache {
         Self {
             inner,
             kept: Cache::with_weighter(entries, capacity, ByBytes),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
+            tally: Tally::default(),
         }
     }
 
@@ -68,41 +63,22 @@ impl ColumnCache {
         self.kept.weight()
     }
 
-    /// Ranges that were at hand.
-    pub fn hits(&self) -> u64 {
-        self.hits.load(Ordering::Relaxed)
+    /// Ranges that were at hand, and those that had to be read.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
-    /// Ranges that had to be read.
-    pub fn misses(&self) -> u64 {
-        self.misses.load(Ordering::Relaxed)
+    /// Forgets the bytes of all other objects.
+    pub fn keep_only(&self, objects: &Objects) {
+        self.kept.retain(|key, _| objects.has(&key.object));
     }
 
-    fn keep(&self, object: &Arc<str>, range: &Range<u64>, bytes: &Bytes) {
-        if bytes.len() as u64 <= KEPT_RANGE_MAX {
-            self.kept.insert(key(object, range), bytes.clone());
+    fn keep(&self, object: &Arc<str>, ranges: &[Range<u64>], read: &[Bytes]) {
+        for (range, bytes) in ranges.iter().zip(read) {
+            if bytes.len() as u64 <= KEPT_RANGE_MAX {
+                self.kept.insert(key(object, range), bytes.clone());
+            }
         }
-    }
-
-    async fn read_rest(
-        &self,
-        object: &Arc<str>,
-        ranges: &[Range<u64>],
-        mut found: Vec<Option<Bytes>>,
-    ) -> Result<Vec<Bytes>, Error> {
-        let missing: Vec<Range<u64>> = ranges
-            .iter()
-            .zip(&found)
-            .filter(|(_, found)| found.is_none())
-            .map(|(range, _)| range.clone())
-            .collect();
-        let read = self.inner.read(object, &missing).await?;
-        let slots = found.iter_mut().filter(|slot| slot.is_none());
-        for ((range, bytes), slot) in missing.iter().zip(read).zip(slots) {
-            self.keep(object, range, &bytes);
-            *slot = Some(bytes);
-        }
-        Ok(found.into_iter().flatten().collect())
     }
 }
 
@@ -117,13 +93,11 @@ fn key(object: &Arc<str>, range: &Range<u64>) -> Key {
 impl RangeReader for ColumnCache {
     fn read<'a>(&'a self, object: &'a Arc<str>, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Result<Vec<Bytes>, Error>> {
         let found: Vec<Option<Bytes>> = ranges.iter().map(|range| self.kept.get(&key(object, range))).collect();
-        let hits = found.iter().flatten().count();
-        self.hits.fetch_add(hits as u64, Ordering::Relaxed);
-        self.misses.fetch_add((found.len() - hits) as u64, Ordering::Relaxed);
-        if hits == found.len() {
-            return futures::future::ready(Ok(found.into_iter().flatten().collect())).boxed();
-        }
-        self.read_rest(object, ranges, found).boxed()
+        self.tally.count(&found);
+        kept::complete(&*self.inner, object, ranges, found, |ranges, read| {
+            self.keep(object, ranges, read);
+        })
+        .boxed()
     }
 
     fn read_again<'a>(
@@ -137,9 +111,7 @@ impl RangeReader for ColumnCache {
                 self.kept.remove(&key(object, range));
             });
             let read = self.inner.read_again(object, ranges).await?;
-            for (range, bytes) in ranges.iter().zip(&read) {
-                self.keep(object, range, bytes);
-            }
+            self.keep(object, ranges, &read);
             Ok(read)
         }
         .boxed()
@@ -211,7 +183,7 @@ mod tests {
         assert_eq!(read_one(&cache, "b", 1..5), [1]);
         assert_eq!(read_one(&cache, "a", 1..4), [1]);
         assert_eq!(source.take(), [(1..5, false), (1..4, false)]);
-        assert_eq!((cache.hits(), cache.misses()), (2, 5));
+        assert_eq!((cache.tally().hits(), cache.tally().misses()), (2, 5));
     }
 
     #[test]
@@ -225,6 +197,24 @@ mod tests {
         assert_eq!(source.take(), [(1..5, false), (1..5, true), (6..8, true)]);
         read(&cache, "a", &wanted);
         assert_eq!(source.take(), []);
+    }
+
+    #[test]
+    fn what_is_of_no_named_object_goes() {
+        let source = Arc::new(Source::default());
+        let cache = ColumnCache::new(Arc::clone(&source) as _, 1 << 20);
+        ["a", "b", "a"]
+            .iter()
+            .zip([1..5, 1..5, 6..8])
+            .for_each(|(object, range)| {
+                read_one(&cache, object, range);
+            });
+        cache.keep_only(&["a"].into_iter().collect());
+        source.take();
+        read(&cache, "a", &[1..5, 6..8]);
+        assert_eq!(source.take(), []);
+        read_one(&cache, "b", 1..5);
+        assert_eq!(source.take(), [(1..5, false)]);
     }
 
     #[test]

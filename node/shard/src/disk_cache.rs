@@ -5,12 +5,14 @@
 //! one file each:
 //!
 //! ```text
-//! <dir>/<xxh3-128 of object and range>   the bytes, then their xxh3-64
+//! <dir>/<xxh3-64 of the object><xxh3-64 of object and range>   the bytes, then their xxh3-64
 //! ```
+//! So all files of an object are known by their names, and go when the object does ([`DiskCache::keep_only`]): what was
+//! forgotten by policy must not lie here until its room is needed.
 //!
 //! What always holds: objects never change, so nothing here goes stale; a file that is short, damaged or gone is a miss and
-//! never an answer; the files never take more than the capacity and what is just being written, and none is written while the disk has less than
-//! [`FREE_MIN`] left, because the log is on it too. Nothing is synced: what a crash tears is a miss.
+//! never an answer; the files never take more than the capacity and what is just being
+//! written, and none is written while the disk has less than [`FREE_MIN`] left, because the log is on it too. Nothing is synced: what a crash tears is a miss.
 //!
 //! Not here: which reads are worth it. Where the store is a folder of this node nobody puts a cache before it.
 
@@ -28,18 +30,16 @@ use futures::future::BoxFuture;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
 use tokio::sync::Semaphore;
-use twox_hash::{XxHash3_64, XxHash3_128};
+use twox_hash::XxHash3_64;
 
-/// Longer ranges are not kept: whole row groups, which merges and traces read once.
-pub const KEPT_RANGE_MAX: u64 = 4 << 20;
+use crate::kept::{self, KEPT_RANGE_MAX, Objects, TYPICAL_BYTES, Tally};
+
 /// Left to the log and everybody else.
 pub const FREE_MIN: u64 = 1 << 30;
 /// Reads whose bytes are being written at once; what comes beside them is not kept.
 const WRITES_MAX: usize = 8;
 /// A file takes whole pages of the disk.
 const PAGE_BYTES: u64 = 4 << 10;
-/// For the first guess of how many files there will be.
-const TYPICAL_BYTES: u64 = 64 << 10;
 const CHECKSUM_BYTES: u64 = 8;
 
 /// Free bytes of the disk that the cache is on.
@@ -93,8 +93,7 @@ pub struct DiskCache {
     kept: Arc<Kept>,
     free: FreeBytes,
     writes: Arc<Semaphore>,
-    hits: AtomicU64,
-    misses: AtomicU64,
+    tally: Tally,
 }
 
 impl std::fmt::Debug for DiskCache {
@@ -115,7 +114,12 @@ fn key_of(object: &str, range: &Range<u64>) -> u128 {
     bytes.extend_from_slice(&range.start.to_le_bytes());
     bytes.extend_from_slice(&range.end.to_le_bytes());
     bytes.extend_from_slice(object.as_bytes());
-    XxHash3_128::oneshot(&bytes)
+    (u128::from(kept::hash(object)) << 64) | u128::from(XxHash3_64::oneshot(&bytes))
+}
+
+/// The hash of the object that a file is of.
+fn object_of(key: u128) -> u64 {
+    (key >> 64) as u64
 }
 
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES as usize] {
@@ -156,8 +160,7 @@ impl DiskCache {
             kept: Arc::new(kept),
             free,
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
+            tally: Tally::default(),
         })
     }
 
@@ -166,14 +169,23 @@ impl DiskCache {
         self.kept.weight()
     }
 
-    /// Ranges that were at hand.
-    pub fn hits(&self) -> u64 {
-        self.hits.load(Ordering::Relaxed)
+    /// Ranges that were at hand, and those that had to be fetched.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
-    /// Ranges that had to be fetched.
-    pub fn misses(&self) -> u64 {
-        self.misses.load(Ordering::Relaxed)
+    /// Deletes the files of all other objects. Returns how many.
+    ///
+    /// What is being written meanwhile may be of another object; the next call finds it.
+    pub async fn keep_only(&self, objects: Objects) -> usize {
+        let (dir, kept) = (Arc::clone(&self.dir), Arc::clone(&self.kept));
+        let deleting = tokio::task::spawn_blocking(move || {
+            let keys = kept.iter().map(|(key, _)| key);
+            let others: Vec<u128> = keys.filter(|key| !objects.has_hash(object_of(*key))).collect();
+            others.iter().for_each(|key| forget(&dir, &kept, *key));
+            others.len()
+        });
+        deleting.await.unwrap_or(0)
     }
 
     /// What is kept of the ranges.
@@ -195,7 +207,7 @@ impl DiskCache {
                 let key = key?;
                 let bytes = read_file(&file_of(&dir, key));
                 if bytes.is_none() {
-                    kept.remove(&key);
+                    forget(&dir, &kept, key);
                 }
                 bytes
             });
@@ -228,26 +240,11 @@ impl DiskCache {
             drop(permit);
         }));
     }
+}
 
-    async fn read_rest(
-        &self,
-        object: &Arc<str>,
-        ranges: &[Range<u64>],
-        mut found: Vec<Option<Bytes>>,
-    ) -> Result<Vec<Bytes>, Error> {
-        let missing: Vec<Range<u64>> = ranges
-            .iter()
-            .zip(&found)
-            .filter(|(_, found)| found.is_none())
-            .map(|(range, _)| range.clone())
-            .collect();
-        let read = self.inner.read(object, &missing).await?;
-        self.keep(object, &missing, &read);
-        for (slot, bytes) in found.iter_mut().filter(|slot| slot.is_none()).zip(read) {
-            *slot = Some(bytes);
-        }
-        Ok(found.into_iter().flatten().collect())
-    }
+fn forget(dir: &Path, kept: &Kept, key: u128) {
+    kept.remove(&key);
+    let _ = fs::remove_file(file_of(dir, key));
 }
 
 fn read_file(file: &Path) -> Option<Bytes> {
@@ -276,13 +273,11 @@ impl RangeReader for DiskCache {
     fn read<'a>(&'a self, object: &'a Arc<str>, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Result<Vec<Bytes>, Error>> {
         async move {
             let found = self.find(object, ranges).await;
-            let hits = found.iter().flatten().count();
-            self.hits.fetch_add(hits as u64, Ordering::Relaxed);
-            self.misses.fetch_add((found.len() - hits) as u64, Ordering::Relaxed);
-            if hits == found.len() {
-                return Ok(found.into_iter().flatten().collect());
-            }
-            self.read_rest(object, ranges, found).await
+            self.tally.count(&found);
+            kept::complete(&*self.inner, object, ranges, found, |ranges, read| {
+                self.keep(object, ranges, read);
+            })
+            .await
         }
         .boxed()
     }

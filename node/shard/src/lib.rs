@@ -22,6 +22,7 @@ pub mod fuzzing;
 pub mod head;
 pub mod housekeeping;
 mod jobs;
+pub mod kept;
 pub mod measure;
 pub mod owner;
 pub mod port;

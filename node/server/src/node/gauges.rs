@@ -215,12 +215,12 @@ impl Collector for Gauges {
             (
                 "column_cache_hits",
                 "Ranges of blocks that were in memory",
-                self.columns.hits(),
+                self.columns.tally().hits(),
             ),
             (
                 "column_cache_misses",
                 "Ranges of blocks that were not",
-                self.columns.misses(),
+                self.columns.tally().misses(),
             ),
             (
                 "decoded_cache_hits",
@@ -235,12 +235,12 @@ impl Collector for Gauges {
             (
                 "read_cache_hits",
                 "Ranges of blocks that were on this node's disk",
-                self.on_disk.as_ref().map_or(0, |cache| cache.hits()),
+                self.on_disk.as_ref().map_or(0, |cache| cache.tally().hits()),
             ),
             (
                 "read_cache_misses",
                 "Ranges of blocks that had to be fetched from the store",
-                self.on_disk.as_ref().map_or(0, |cache| cache.misses()),
+                self.on_disk.as_ref().map_or(0, |cache| cache.tally().misses()),
             ),
             (
                 "store_reads",

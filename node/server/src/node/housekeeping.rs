@@ -5,9 +5,10 @@
 //! | merges | `compaction.interval`, and at once after a merge that found work | stop token; a merge under way is dropped |
 //! | trace-id indexes | at the start, then `compaction.interval` | stop token |
 //! | retention | `retention.interval` | stop token |
+//! | caches: what they hold of deleted objects, on every node | `retention.interval` | stop token |
 //! | orphans | [`COLLECT_EVERY`] beats of retention | stop token |
 //!
-//! Only the node that leads the ring does any of it: two would do the same work, and one of them in vain, since the catalog
+//! But for its own caches, only the node that leads the ring does any of it: two would do the same work, and one of them in vain, since the catalog
 //! takes a replacement once.
 //!
 //! All of them may be stopped between any two steps: what they leave is collected by the next run.
@@ -19,9 +20,13 @@ use std::time::Duration;
 
 use model::BlockId;
 use shard::blocks::Blocks;
+use shard::catalog::CatalogView;
 use shard::collect::Collector;
+use shard::column_cache::ColumnCache;
 use shard::compaction::{Compactor, CompactorOptions, Outcome};
+use shard::disk_cache::DiskCache;
 use shard::housekeeping::HousekeepingMetrics;
+use shard::kept::Objects;
 use shard::port::CatalogPort;
 use shard::retention::{Brakes, Retention};
 use shard::store::Store;
@@ -45,6 +50,36 @@ pub(super) struct Housekeeping {
     pub(super) metrics: Arc<HousekeepingMetrics>,
     /// Whether it is this node's turn.
     pub(super) is_ours: IsOurs,
+    pub(super) caches: Caches,
+}
+
+/// Bytes of blocks that this node keeps beside the store.
+pub(super) struct Caches {
+    pub(super) columns: Arc<ColumnCache>,
+    pub(super) on_disk: Option<Arc<DiskCache>>,
+}
+
+impl Caches {
+    async fn keep(self, catalog: Arc<dyn CatalogPort>, store: Store, beat: Duration, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(beat) => self.forget(&catalog.view(), &store).await,
+            }
+        }
+    }
+
+    /// What the catalog forgot, whoever deleted it and wherever that was, goes from this node too.
+    async fn forget(&self, view: &CatalogView, store: &Store) {
+        let named = Objects::named(view, store);
+        self.columns.keep_only(&named);
+        if let Some(on_disk) = &self.on_disk {
+            let files = on_disk.keep_only(named).await;
+            if files > 0 {
+                tracing::info!(files, "deleted cached parts of objects that are gone");
+            }
+        }
+    }
 }
 
 /// Asked before each piece of work.
@@ -88,6 +123,12 @@ impl Housekeeping {
             },
             beat,
             Arc::clone(&self.is_ours),
+            stop.clone(),
+        ));
+        tasks.spawn(self.caches.keep(
+            Arc::clone(&self.catalog),
+            self.store.clone(),
+            settings.retention.interval.duration(),
             stop.clone(),
         ));
         let retention = Retention {

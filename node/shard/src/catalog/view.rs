@@ -112,6 +112,13 @@ impl CatalogView {
         self.objects.values().map(|live| &live.record)
     }
 
+    /// Keys of all objects that are still read: of blocks and of trace-id indexes.
+    pub fn object_keys(&self) -> impl Iterator<Item = &str> {
+        let indexes = self.tenants.values().flat_map(|blocks| blocks.indexes.values());
+        let indexes = indexes.map(|index| &*index.object.path);
+        self.objects().map(|object| &*object.path).chain(indexes)
+    }
+
     /// Objects that wait for their deletion.
     pub fn pending(&self) -> impl Iterator<Item = &PendingObject> {
         self.pending.values()

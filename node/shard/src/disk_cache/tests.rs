@@ -1,5 +1,7 @@
 //! Hits, misses, damage and bounds of the cache on disk.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use parking_lot::Mutex;
 
 use super::*;
@@ -89,7 +91,7 @@ async fn only_what_is_missing_is_fetched_even_by_the_next_process() {
     assert_eq!(bed.source.take(), [(1..5, false), (20..30, false)]);
     assert_eq!(read(&cache, "a", &[20..30, 7..9, 1..5]).await, [20, 7, 1]);
     assert_eq!(bed.source.take(), [(7..9, false)]);
-    assert_eq!((cache.hits(), cache.misses()), (2, 3));
+    assert_eq!((cache.tally().hits(), cache.tally().misses()), (2, 3));
     drop(cache);
     fs::write(bed.dir.path().join(format!("{:032x}.7", 3)), "unfinished").unwrap();
     let cache = bed.open(1 << 20);
@@ -141,6 +143,29 @@ async fn a_second_look_goes_past_what_is_kept_and_replaces_it() {
     assert_eq!(bed.source.take(), [(1..5, true)]);
     assert_eq!(read_one(&cache, "a", 1..5).await, [1]);
     assert_eq!(bed.source.take(), []);
+}
+
+/// Data that a policy forgot must not stay on the disk of a node that once read it, not even of one that was down.
+#[tokio::test]
+async fn files_of_objects_that_are_gone_go_too() {
+    let bed = Bed::new();
+    let cache = bed.open(1 << 20);
+    for object in ["a", "b", "c"] {
+        read(&cache, object, &[1..5, 6..9]).await;
+    }
+    assert_eq!(bed.files().len(), 6);
+    assert_eq!(cache.keep_only(["a", "c", "d"].into_iter().collect()).await, 2);
+    assert_eq!(bed.files().len(), 4);
+    assert_eq!(cache.kept_bytes(), 4 * PAGE_BYTES);
+    drop(cache);
+    let cache = bed.open(1 << 20);
+    assert_eq!(cache.keep_only(["c"].into_iter().collect()).await, 2);
+    assert_eq!(bed.files().len(), 2);
+    bed.source.take();
+    read(&cache, "c", &[1..5, 6..9]).await;
+    assert_eq!(bed.source.take(), []);
+    read_one(&cache, "b", 1..5).await;
+    assert_eq!(bed.source.take(), [(1..5, false)]);
 }
 
 #[tokio::test]

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+use block::StoreReader;
 use model::{BlockId, Clock, LogIndex, ManualClock};
 use proptest::prelude::*;
 
 use super::*;
+use crate::blocks::Blocks;
 use crate::catalog::{BlockRecord, ByteRange, Catalog, ObjectId, ObjectRecord, SplitTraces};
+use crate::decoded_cache::DecodedCache;
+use crate::disk_cache::{DiskCache, FreeBytes};
 use crate::housekeeping::bed::faults::{Lose, Refuse};
 use crate::housekeeping::bed::{Bed, DAY, GROUP, HOUR, SECOND, START, Span, tenant, trace};
+use crate::kept::Objects;
 
 const YEAR: u64 = 365 * DAY;
 
@@ -364,4 +369,34 @@ async fn settings_may_ask_for_a_longer_wait_but_not_for_a_shorter_one() {
         bed.advance(1);
         assert_eq!(retention.run(&days(14)).await.unwrap().objects_deleted, 1);
     }
+}
+
+/// What a question left on the node's disk goes when the catalog forgets the object, and nothing else does.
+#[tokio::test]
+async fn cached_parts_of_what_was_forgotten_go_too() {
+    let bed = Bed::new();
+    let a = tenant("a");
+    let old = bed.flush(&[(&a, &[(1, 1, START)])]).await;
+    bed.flush(&[(&a, &[(2, 1, START + DAY)])]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn object_store::ObjectStore> = bed.inner.clone();
+    let free: FreeBytes = Arc::new(|| Ok(u64::MAX));
+    let cache = DiskCache::open(Arc::new(StoreReader::new(store)), dir.path(), 1 << 30, free).unwrap();
+    let cache = Arc::new(cache);
+    let decoded = Arc::new(DecodedCache::new(1 << 20));
+    let reader = Arc::clone(&cache) as _;
+    let blocks = Blocks::new(bed.store.clone(), reader, decoded, bed.dir.path(), 1 << 20).unwrap();
+    for record in bed.view().blocks_of(&a) {
+        blocks.open(&bed.view(), record).await.unwrap();
+    }
+    let files = || std::fs::read_dir(dir.path()).unwrap().count();
+    // Index and filter of each, once what writes them is done.
+    while files() < 4 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cache.keep_only(Objects::named(&bed.view(), &bed.store)).await, 0);
+    let reason = DeleteReason::Retention;
+    bed.catalog.change(Command::Delete { ids: old, reason }).await.unwrap();
+    assert_eq!(cache.keep_only(Objects::named(&bed.view(), &bed.store)).await, 2);
+    assert_eq!(files(), 2);
 }
