@@ -30,6 +30,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use model::Clock;
+use query::answer::TraceMatch;
+use query::metrics::Series;
 use settings::{LimitSettings, NodeSettings};
 use tower::Service as _;
 use wire::tempopb::streaming_querier_server::StreamingQuerierServer;
@@ -49,6 +51,9 @@ use route::Route;
 const GZIP_BYTES_MIN: usize = 1024;
 /// Bodies above this are compressed on the CPU pool.
 const GZIP_INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Answers that hold more than this are spelled on a pool of their own.
+const SPELL_INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of a question in a body, and how long it may take to arrive.
 const POSTED_BYTES_MAX: usize = 1 << 20;
@@ -82,6 +87,8 @@ pub struct Api {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) cpu: CpuPool,
+    /// For large answers: what they take must not keep spans from being received.
+    pub(crate) spelling: CpuPool,
     pub(crate) gate: gate::Gate,
 }
 
@@ -118,6 +125,7 @@ impl Api {
             metrics,
             readiness,
             cpu,
+            spelling: CpuPool::new(std::thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2))),
             gate,
         }
     }
@@ -272,7 +280,14 @@ impl Api {
         if wants_explanation(query)? {
             return Ok(explain::search(&plan, &answer, begun.elapsed()));
         }
-        answer::search(&answer, params.limit as usize, ids(&limits), form)
+        let weight = answer.traces.iter().map(TraceMatch::held_bytes).sum();
+        let (limit, ids, bytes_max) = (
+            params.limit as usize,
+            ids(&limits),
+            self.settings.query.response_bytes_max,
+        );
+        self.spell(weight, move || answer::search(&answer, limit, ids, form, bytes_max))
+            .await
     }
 
     async fn metrics(
@@ -292,9 +307,26 @@ impl Api {
         if wants_explanation(query)? {
             return Ok(explain::metrics(&plan, &answer, begun.elapsed()));
         }
-        match shape {
-            Shape::Range => answer::series::range(&answer, series_max, form),
-            Shape::Instant => answer::series::instant(&answer, series_max),
+        let weight = answer.series.iter().map(Series::held_bytes).sum();
+        let bytes_max = self.settings.query.response_bytes_max;
+        self.spell(weight, move || match shape {
+            Shape::Range => answer::series::range(&answer, series_max, form, bytes_max),
+            Shape::Instant => answer::series::instant(&answer, series_max, bytes_max),
+        })
+        .await
+    }
+
+    /// Runs `spell` where it holds up nobody: a large answer takes hundreds of milliseconds, in which an IO thread
+    /// would serve none of the others.
+    async fn spell(
+        &self,
+        weight: usize,
+        spell: impl FnOnce() -> Result<Spelled, Refusal> + Send + 'static,
+    ) -> Result<Spelled, Refusal> {
+        if weight <= SPELL_INLINE_BYTES_MAX {
+            spell()
+        } else {
+            self.spelling.run(spell).await?
         }
     }
 
@@ -306,15 +338,14 @@ impl Api {
         } = answer;
         let bytes_max = self.settings.query.response_bytes_max;
         if body.len() as u64 > bytes_max.bytes() {
-            let message = format!("answer is larger than {bytes_max}; ask for less");
-            return failure(&Refusal::new(Kind::AnswerTooLarge, message));
+            return failure(&answer::too_large(bytes_max));
         }
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         if wants_gzip && body.len() >= GZIP_BYTES_MIN {
             let compressed = if body.len() <= GZIP_INLINE_BYTES_MAX {
                 Ok(gzip(&body))
             } else {
-                self.cpu.run(move || gzip(&body)).await
+                self.spelling.run(move || gzip(&body)).await
             };
             match compressed {
                 Ok(compressed) => body = compressed,

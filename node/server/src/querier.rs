@@ -12,6 +12,7 @@ use model::{Scope, TenantId, TraceId};
 use query::SearchPlan;
 use query::answer::TraceMatch;
 use query::ast::Expr;
+use query::budget::Budget;
 use query::field::Field;
 use query::metrics::{MetricsPlan, Series};
 use query::source::TimeRange;
@@ -82,6 +83,30 @@ impl Allowance {
     }
 }
 
+/// The memory of an answer, counted in its question's budget until the answer is gone.
+#[derive(Debug, Clone, Default)]
+pub struct Held(Option<Budget>);
+
+impl Held {
+    /// What the question held when it was answered.
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, Budget::held)
+    }
+}
+
+impl From<Budget> for Held {
+    fn from(budget: Budget) -> Self {
+        Self(Some(budget))
+    }
+}
+
+/// Answers are compared by what they say.
+impl PartialEq for Held {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// Asks for traces that satisfy a query.
 #[derive(Debug, Clone)]
 pub struct SearchQuestion {
@@ -96,6 +121,7 @@ pub struct SearchAnswer {
     pub traces: Vec<TraceMatch>,
     pub stats: Stats,
     pub missing: Vec<String>,
+    pub held: Held,
 }
 
 /// Asks for series.
@@ -118,6 +144,7 @@ pub struct MetricsAnswer {
     pub unfinished_to: Option<u64>,
     pub stats: Stats,
     pub missing: Vec<String>,
+    pub held: Held,
 }
 
 /// Asks which attributes there are.

@@ -9,6 +9,7 @@ use super::partial::{Bucket, Exemplar, GroupKey, LegPartial, Measured, MetricsPa
 use super::weight::ONE;
 use super::{Intervals, Leg, MetricsPlan};
 use crate::ast::{ArithOp, Function, MetricsExpr, SecondStage};
+use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::value::{CompareOp, Static};
@@ -31,6 +32,13 @@ pub struct Series {
     pub samples: Vec<(u64, f64)>,
     /// Ascending by time.
     pub exemplars: Vec<SeriesExemplar>,
+}
+
+impl Series {
+    /// Memory that it takes, about.
+    pub fn held_bytes(&self) -> usize {
+        160 + self.labels.len() * 64 + self.samples.len() * 16 + self.exemplars.len() * 40
+    }
 }
 
 /// A span behind a series.
@@ -60,10 +68,12 @@ const TOO_MANY: &str = "__too_many_values__";
 impl MetricsPartial {
     /// The answer, once everything is merged.
     ///
-    /// Errors: [`Error::Exhausted`] when series times intervals exceed [`limits::SAMPLES_MAX`].
-    pub fn finish(&self, plan: &MetricsPlan) -> Result<SeriesSet> {
+    /// The memory of the series is held in `budget` from then on.
+    ///
+    /// Errors: [`Error::Exhausted`] when series times intervals exceed [`limits::SAMPLES_MAX`] or the budget.
+    pub fn finish(&self, plan: &MetricsPlan, budget: &Budget) -> Result<SeriesSet> {
         let mut legs = plan.legs.iter().zip(&self.legs);
-        let mut lines = evaluate(plan, &plan.expr, &mut legs)?;
+        let mut lines = evaluate(plan, &plan.expr, &mut legs, budget)?;
         lines.sort_by(|a, b| compare_labels(&a.labels, &b.labels));
         let shown = choose_exemplars(&lines, plan.exemplars);
         let series = lines
@@ -126,19 +136,19 @@ impl Line {
 
 type Legs<'a> = dyn Iterator<Item = (&'a Leg, &'a LegPartial)> + 'a;
 
-fn evaluate<'a>(plan: &MetricsPlan, expr: &MetricsExpr, legs: &mut Legs<'a>) -> Result<Vec<Line>> {
+fn evaluate<'a>(plan: &MetricsPlan, expr: &MetricsExpr, legs: &mut Legs<'a>, budget: &Budget) -> Result<Vec<Line>> {
     match expr {
         MetricsExpr::Scalar(_) => Ok(Vec::new()),
         MetricsExpr::Pipeline { second, .. } => {
             let Some((leg, partial)) = legs.next() else {
                 return Ok(Vec::new());
             };
-            second_stages(leg_lines(plan, leg, partial)?, second)
+            second_stages(leg_lines(plan, leg, partial, budget)?, second)
         }
-        MetricsExpr::Staged(inner, second) => second_stages(evaluate(plan, inner, legs)?, second),
+        MetricsExpr::Staged(inner, second) => second_stages(evaluate(plan, inner, legs, budget)?, second),
         MetricsExpr::Math { op, lhs, rhs } => {
-            let left = evaluate(plan, lhs, legs)?;
-            let right = evaluate(plan, rhs, legs)?;
+            let left = evaluate(plan, lhs, legs, budget)?;
+            let right = evaluate(plan, rhs, legs, budget)?;
             let lines = match (&**lhs, &**rhs) {
                 (MetricsExpr::Scalar(a), MetricsExpr::Scalar(_)) => {
                     // Two constants have no series to be applied to.
@@ -249,13 +259,13 @@ fn keep_best(lines: &mut [Line], n: usize, order: impl Fn(f64, f64) -> std::cmp:
     }
 }
 
-fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<Line>> {
+fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial, budget: &Budget) -> Result<Vec<Line>> {
     let points = plan.intervals.count() as usize;
-    let mut lines = Vec::new();
+    let mut lines = Lines::new(points, budget);
     let scale = plan.count_scale();
     if let Function::Compare { top, .. } = &leg.first.function {
         compare_lines(partial, *top as usize, points, scale, &mut lines)?;
-        return Ok(lines);
+        return Ok(lines.made);
     }
     for (key, buckets) in &partial.groups {
         let labels = group_labels(leg, key);
@@ -274,15 +284,11 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
                     // An exemplar is shown once, with the quantile it comes closest to.
                     let mine = |e: &&Exemplar| nearest_quantile(e, buckets, quantiles, &plan.intervals) == Some(i);
                     let exemplars = exemplars.iter().filter(mine).copied().collect();
-                    push(
-                        &mut lines,
-                        points,
-                        Line {
-                            labels,
-                            values,
-                            exemplars,
-                        },
-                    )?;
+                    lines.push(Line {
+                        labels,
+                        values,
+                        exemplars,
+                    })?;
                 }
             }
             Function::HistogramOverTime(_) => {
@@ -306,15 +312,11 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
                     labels.push(("__bucket".to_owned(), Static::Float(power.edge())));
                     let inside = |e: &&Exemplar| e.value.is_some_and(|v| v <= power.edge() && v > power.edge() / 2.0);
                     let exemplars = exemplars.iter().filter(inside).copied().collect();
-                    push(
-                        &mut lines,
-                        points,
-                        Line {
-                            labels,
-                            values,
-                            exemplars,
-                        },
-                    )?;
+                    lines.push(Line {
+                        labels,
+                        values,
+                        exemplars,
+                    })?;
                 }
             }
             function => {
@@ -336,31 +338,49 @@ fn leg_lines(plan: &MetricsPlan, leg: &Leg, partial: &LegPartial) -> Result<Vec<
                         f64::NAN,
                     ),
                 };
-                push(
-                    &mut lines,
-                    points,
-                    Line {
-                        labels,
-                        values,
-                        exemplars,
-                    },
-                )?;
+                lines.push(Line {
+                    labels,
+                    values,
+                    exemplars,
+                })?;
             }
         }
     }
-    Ok(lines)
+    Ok(lines.made)
 }
 
-fn push(lines: &mut Vec<Line>, points: usize, line: Line) -> Result<()> {
-    lines.push(line);
-    if lines.len().saturating_mul(points) > limits::SAMPLES_MAX {
-        return Err(Error::Exhausted {
-            what: "samples",
-            limit: limits::SAMPLES_MAX as u64,
-            name: "query_samples_max",
-        });
+/// What a point of a series takes: its value, and then timestamp and value in the answer.
+const POINT_BYTES: usize = 24;
+
+/// Series that are made one by one, within bounds.
+struct Lines<'a> {
+    made: Vec<Line>,
+    points: usize,
+    budget: &'a Budget,
+}
+
+impl<'a> Lines<'a> {
+    fn new(points: usize, budget: &'a Budget) -> Self {
+        Self {
+            made: Vec::new(),
+            points,
+            budget,
+        }
     }
-    Ok(())
+
+    fn push(&mut self, line: Line) -> Result<()> {
+        self.budget.check()?;
+        self.budget.hold(self.points * POINT_BYTES)?;
+        self.made.push(line);
+        if self.made.len().saturating_mul(self.points) > limits::SAMPLES_MAX {
+            return Err(Error::Exhausted {
+                what: "samples",
+                limit: limits::SAMPLES_MAX as u64,
+                name: "query_samples_max",
+            });
+        }
+        Ok(())
+    }
 }
 
 fn fill(points: usize, empty: f64, buckets: &BTreeMap<u32, Bucket>, value: &dyn Fn(&Bucket) -> f64) -> Vec<f64> {
@@ -424,7 +444,7 @@ fn group_labels(leg: &Leg, key: &GroupKey) -> Vec<(String, Static)> {
     labels
 }
 
-fn compare_lines(partial: &LegPartial, top: usize, points: usize, scale: f64, lines: &mut Vec<Line>) -> Result<()> {
+fn compare_lines(partial: &LegPartial, top: usize, points: usize, scale: f64, lines: &mut Lines<'_>) -> Result<()> {
     let values_of = |counts: &Counts| {
         let mut values = vec![f64::NAN; points];
         for (index, count) in counts {
@@ -454,10 +474,10 @@ fn compare_lines(partial: &LegPartial, top: usize, points: usize, scale: f64, li
                 continue;
             }
             let nil = (label.clone(), Static::str("nil"));
-            push(lines, points, line(total, vec![nil.clone()], totals))?;
+            lines.push(line(total, vec![nil.clone()], totals))?;
             if counts.too_many {
                 let error = (META_ERROR.to_owned(), Static::str(TOO_MANY));
-                push(lines, points, line(kind, vec![error, nil], totals))?;
+                lines.push(line(kind, vec![error, nil], totals))?;
                 continue;
             }
             let sum = |counts: &Counts| counts.values().sum::<u64>();
@@ -471,7 +491,7 @@ fn compare_lines(partial: &LegPartial, top: usize, points: usize, scale: f64, li
             values.sort_by_key(|(_, counts)| std::cmp::Reverse(sum(counts)));
             for (value, counts) in values.into_iter().take(top) {
                 let value = value.0.first().cloned().unwrap_or(Static::Nil);
-                push(lines, points, line(kind, vec![(label.clone(), value)], counts))?;
+                lines.push(line(kind, vec![(label.clone(), value)], counts))?;
             }
         }
     }

@@ -15,6 +15,7 @@ use prost::Message as _;
 use query::answer::{SpanMatch, SpansetMatch, TraceMatch};
 use query::field::{Intrinsic, scope_word};
 use query::value::Static;
+use settings::ByteSize;
 use wire::json::Dialect;
 use wire::schema;
 use wire::tempopb::common::v1::any_value::Value;
@@ -87,6 +88,20 @@ fn spell(
     Ok(with_headers(body, content_type, missing))
 }
 
+/// What a client is told who asks for too much.
+pub(crate) fn too_large(bytes_max: ByteSize) -> Refusal {
+    let message = format!("answer exceeds query.response_bytes_max: {bytes_max}; ask for less");
+    Refusal::new(Kind::AnswerTooLarge, message)
+}
+
+/// Refuses what is too large before it is written: as JSON nothing gets shorter.
+fn within(message: impl prost::Message, bytes_max: ByteSize) -> Result<Vec<u8>, Refusal> {
+    if message.encoded_len() as u64 > bytes_max.bytes() {
+        return Err(too_large(bytes_max));
+    }
+    Ok(message.encode_to_vec())
+}
+
 fn with_headers(body: Vec<u8>, content_type: &'static str, missing: &[String]) -> Spelled {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -151,8 +166,14 @@ pub(crate) enum Ids {
 }
 
 /// `limit` is that of the search: an answer with so many traces says where the next page begins.
-pub(crate) fn search(answer: &SearchAnswer, limit: usize, ids: Ids, form: Form) -> Result<Spelled, Refusal> {
-    let message = search_message(answer, ids).encode_to_vec();
+pub(crate) fn search(
+    answer: &SearchAnswer,
+    limit: usize,
+    ids: Ids,
+    form: Form,
+    bytes_max: ByteSize,
+) -> Result<Spelled, Refusal> {
+    let message = within(search_message(answer, ids), bytes_max)?;
     let mut spelled = spell(&table::SEARCH_RESPONSE, message, form, &answer.missing)?;
     let last = answer.traces.last().filter(|_| answer.traces.len() >= limit);
     if let Some(value) = last.and_then(|last| HeaderValue::from_str(&cursor_text(last.place())).ok()) {

@@ -27,7 +27,7 @@ use super::ring::RingPort;
 use super::tails::Tails;
 use crate::preview::{Preview, Watching};
 use crate::querier::{
-    Allowance, MetricsAnswer, MetricsQuestion, Places, Querier, SearchAnswer, SearchQuestion, Stats, TagsAnswer,
+    Allowance, Held, MetricsAnswer, MetricsQuestion, Places, Querier, SearchAnswer, SearchQuestion, Stats, TagsAnswer,
     TagsQuestion, TraceAnswer, TraceQuestion, ValuesAnswer, ValuesQuestion,
 };
 use crate::refusal::{Kind, Refusal};
@@ -184,6 +184,7 @@ impl Reader {
         }
         answer.stats.memory_bytes = means.budget.held_most();
         answer.traces = top.into_vec();
+        answer.held = means.budget.into();
         Ok(answer)
     }
 
@@ -200,6 +201,7 @@ impl Reader {
             .map(|preview| MetricsWatcher {
                 preview,
                 plan: Arc::clone(&question.plan),
+                limits: *means.budget.limits(),
             });
         let onlooker = watcher.map(|watcher| Arc::new(watcher) as _);
         for tenant in question.tenants.iter() {
@@ -208,13 +210,24 @@ impl Reader {
             sums.merge(found.partial, question.series_max);
             looked.add(found.looked);
         }
-        let memory_bytes = means.budget.held_most();
-        // Thousands of series make this some milliseconds of work.
-        let finishing = tokio::task::spawn_blocking(move || finish(&sums, &question.plan, looked, None));
+        // Thousands of series make this up to seconds of work, which is done in turns with others as all of it.
+        let turn = question.tenants.first().map(|tenant| self.turns.of(tenant));
+        let budget = means.budget.clone();
+        let finishing = tokio::task::spawn_blocking(move || {
+            let budget = match turn {
+                None => budget,
+                Some(turn) => {
+                    turn.take();
+                    budget.pausing(Arc::new(move || turn.breathe()))
+                }
+            };
+            finish(&sums, &question.plan, looked, None, &budget)
+        });
         let mut answer = finishing
             .await
             .map_err(|_| Refusal::new(Kind::Internal, "finishing a metrics query was lost"))??;
-        answer.stats.memory_bytes = memory_bytes;
+        answer.stats.memory_bytes = means.budget.held_most();
+        answer.held = means.budget.into();
         Ok(answer)
     }
 
@@ -293,14 +306,16 @@ fn finish(
     plan: &query::metrics::MetricsPlan,
     looked: Looked,
     unfinished_to: Option<u64>,
+    budget: &Budget,
 ) -> Result<MetricsAnswer, Refusal> {
-    let set = sums.finish(plan)?;
+    let set = sums.finish(plan, budget)?;
     Ok(MetricsAnswer {
         series: set.series,
         is_cut: set.is_cut,
         unfinished_to,
         stats: stats(&looked),
         missing: looked.missing,
+        held: Held::default(),
     })
 }
 
@@ -369,6 +384,8 @@ impl Onlooker<shard::search::SearchAnswer> for Preview<SearchAnswer> {
 struct MetricsWatcher {
     preview: Arc<Preview<MetricsAnswer>>,
     plan: Arc<query::metrics::MetricsPlan>,
+    /// Of one preview, which goes before the next is made.
+    limits: Limits,
 }
 
 impl Onlooker<shard::measure::MetricsAnswer> for MetricsWatcher {
@@ -378,7 +395,9 @@ impl Onlooker<shard::measure::MetricsAnswer> for MetricsWatcher {
 
     fn show(&self, so_far: shard::measure::MetricsAnswer) {
         // What cannot be finished now cannot be finished at the end either, and is refused there.
-        if let Ok(answer) = finish(&so_far.partial, &self.plan, so_far.looked, so_far.unfinished_to) {
+        let budget = Budget::new(self.limits);
+        let (plan, unfinished_to) = (&self.plan, so_far.unfinished_to);
+        if let Ok(answer) = finish(&so_far.partial, plan, so_far.looked, unfinished_to, &budget) {
             self.preview.show(answer);
         }
     }

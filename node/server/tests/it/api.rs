@@ -7,10 +7,11 @@ use bytes::Bytes;
 use model::{Scope, SpanId, TraceId};
 use prost::Message as _;
 use query::answer::{Root, ServiceStats, SpanMatch, SpansetMatch, TraceMatch};
+use query::metrics::Series;
 use query::source::TimeRange;
 use query::value::{Static, Status};
 use serde_json::{Value, json};
-use server::querier::{Places, SearchAnswer, Stats, TagsAnswer, TraceAnswer, ValuesAnswer};
+use server::querier::{MetricsAnswer, Places, SearchAnswer, Stats, TagsAnswer, TraceAnswer, ValuesAnswer};
 use server::refusal::{Kind, Refusal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
@@ -85,7 +86,7 @@ fn found() -> SearchAnswer {
     SearchAnswer {
         traces: vec![trace, rootless],
         stats,
-        missing: vec![],
+        ..SearchAnswer::default()
     }
 }
 
@@ -673,6 +674,22 @@ async fn answers_at_the_limit_and_one_beside_it() {
             ..TraceAnswer::default()
         };
         assert_eq!(door.get("/api/traces/1", PROTOBUF).await.status(), status, "{length}");
+    }
+    let refused = "answer exceeds query.response_bytes_max: 64KiB; ask for less";
+
+    // What is too large is refused before it is written out, and what is large and fits is written elsewhere.
+    for (samples, status) in [(500, 200), (8_000, 422), (1_000_000, 422)] {
+        *door.script.metrics.lock() = MetricsAnswer {
+            series: vec![Series {
+                labels: vec![],
+                samples: (0..samples).map(|at| (at * SECOND, 0.5)).collect(),
+                exemplars: vec![],
+            }],
+            ..MetricsAnswer::default()
+        };
+        let (found, body) = door.page("/api/metrics/query_range?q=%7B%7D%7Crate()").await;
+        assert_eq!(found, status, "{samples}");
+        assert!(status == 200 || body == refused, "{body}");
     }
 }
 

@@ -36,7 +36,7 @@ fn searched(traces: &[u8], jobs_done: u32) -> SearchAnswer {
             jobs_done,
             ..Stats::default()
         },
-        missing: vec![],
+        ..SearchAnswer::default()
     }
 }
 

@@ -3,29 +3,40 @@
 //! Labels keep the type of the value they are grouped by. An answer that lacks something says PARTIAL and why; its body
 //! has a place for that.
 
-use prost::Message as _;
 use query::metrics::{Series, SeriesExemplar};
 use query::value::Static;
+use settings::ByteSize;
 use wire::tempopb::common::v1::KeyValue;
 use wire::tempopb::{
     Exemplar, InstantSeries, PartialStatus, QueryInstantResponse, QueryRangeResponse, Sample, TimeSeries, table,
 };
 
-use super::{Form, Spelled, any_value, search_metrics, spell};
+use super::{Form, Spelled, any_value, search_metrics, spell, too_large, within};
 use crate::querier::MetricsAnswer;
 use crate::refusal::Refusal;
 
 const MILLI: u64 = 1_000_000;
+/// A sample without a value, as short as it gets: tag, length, and the tag and varint of a time of our days.
+const SAMPLE_BYTES_MIN: u64 = 9;
 
 /// `tempopb.QueryRangeResponse`.
-pub(crate) fn range(answer: &MetricsAnswer, series_max: u32, form: Form) -> Result<Spelled, Refusal> {
-    let message = range_message(answer, series_max).encode_to_vec();
+pub(crate) fn range(
+    answer: &MetricsAnswer,
+    series_max: u32,
+    form: Form,
+    bytes_max: ByteSize,
+) -> Result<Spelled, Refusal> {
+    let samples: usize = answer.series.iter().map(|series| series.samples.len()).sum();
+    if samples as u64 * SAMPLE_BYTES_MIN > bytes_max.bytes() {
+        return Err(too_large(bytes_max));
+    }
+    let message = within(range_message(answer, series_max), bytes_max)?;
     spell(&table::QUERY_RANGE_RESPONSE, message, form, &answer.missing)
 }
 
 /// `tempopb.QueryInstantResponse`, always JSON.
-pub(crate) fn instant(answer: &MetricsAnswer, series_max: u32) -> Result<Spelled, Refusal> {
-    let message = instant_message(answer, series_max).encode_to_vec();
+pub(crate) fn instant(answer: &MetricsAnswer, series_max: u32, bytes_max: ByteSize) -> Result<Spelled, Refusal> {
+    let message = within(instant_message(answer, series_max), bytes_max)?;
     spell(&table::QUERY_INSTANT_RESPONSE, message, Form::Json, &answer.missing)
 }
 
