@@ -4,7 +4,7 @@
 //! label has a fixed set of values, except `tenant`, which the cap on tenants bounds.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::TenantId;
 use parking_lot::Mutex;
@@ -51,6 +51,14 @@ pub struct DiscardLabels {
     pub tenant: String,
 }
 
+/// What was acknowledged since the start.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    pub requests: AtomicU64,
+    pub spans: AtomicU64,
+    pub bytes: AtomicU64,
+}
+
 /// The metrics of the server room.
 #[derive(Debug)]
 pub struct Metrics {
@@ -64,6 +72,11 @@ pub struct Metrics {
     pub discarded_spans: Family<DiscardLabels, Count>,
     /// Attributes, events, links, keys and values that accepted spans had to give up, wholly or in part.
     pub cut: Family<DiscardLabels, Count>,
+    /// [`Metrics::received_bytes`] and [`Metrics::received_spans`] of all transports and tenants, and their requests: what
+    /// the admin API makes rates of.
+    pub acknowledged: Acknowledged,
+    /// Requests that were refused because the node is full, not because a tenant is over its limit.
+    pub shed_requests: AtomicU64,
     /// Requests that were not acknowledged.
     pub refused_requests: Family<ReasonLabels, Count>,
     pub refused_connections: Count,
@@ -86,6 +99,8 @@ impl Metrics {
             received_spans: Family::default(),
             discarded_spans: Family::default(),
             cut: Family::default(),
+            acknowledged: Acknowledged::default(),
+            shed_requests: AtomicU64::new(0),
             refused_requests: Family::default(),
             refused_connections: Count::default(),
             open_connections: Gauge::default(),
@@ -175,6 +190,11 @@ impl Metrics {
             transport,
             tenant: tenant.to_string(),
         };
+        self.acknowledged.requests.fetch_add(1, Ordering::Relaxed);
+        self.acknowledged
+            .spans
+            .fetch_add(outcome.accepted_spans, Ordering::Relaxed);
+        self.acknowledged.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.received_bytes.get_or_create(&labels).inc_by(bytes as u64);
         self.received_spans
             .get_or_create(&labels)

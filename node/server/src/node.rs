@@ -27,6 +27,7 @@
 //! majority of voters; a node that is alone is the same with groups of one voter.
 
 mod admin;
+mod behind;
 mod desk;
 mod flusher;
 mod frontend;
@@ -70,6 +71,7 @@ use shard::housekeeping::HousekeepingMetrics;
 use shard::port::CatalogPort;
 use shard::reads::WatchedReader;
 use shard::store::Store;
+use shard::turns::Turns;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +118,7 @@ pub struct Node {
     ring: Arc<RingPort>,
     tails: Arc<Tails>,
     blocks: Arc<Blocks>,
+    turns: Arc<Turns>,
     heads_max: usize,
     peers: Option<Peers>,
     admin_address: Option<SocketAddr>,
@@ -223,6 +226,7 @@ impl Node {
         shards.reconcile().await;
         shards.wait_for_own(RECOVERY_MAX).await?;
         tasks.spawn(Arc::clone(&shards).keep(stop.clone()));
+        let turns = reader::turns(&settings, Arc::clone(&common.clock));
         let transport = peers.as_ref().map(|peers| peers.transport.clone());
         let router = Arc::new(Router::new(
             Arc::clone(&ring),
@@ -303,6 +307,9 @@ impl Node {
                     objects: for_admin,
                     marker: crate::storage::prefix(&settings).join("cluster.json"),
                     is_restarting: AtomicBool::new(false),
+                    peers: transport.clone(),
+                    turns: Arc::clone(&turns),
+                    looks: Mutex::default(),
                     seen_marker: Mutex::default(),
                 });
                 let tls = peers.as_ref().and_then(|peers| peers.transport.tls());
@@ -329,6 +336,7 @@ impl Node {
             ring,
             tails,
             blocks,
+            turns,
             heads_max,
             peers,
             admin_address,
@@ -367,13 +375,14 @@ impl Node {
             ring,
             tails,
             blocks,
+            turns,
             heads_max,
             peers,
             admin_address: _,
             stop,
             tasks,
         } = self;
-        let (settings, clock) = (Arc::clone(&common.settings), Arc::clone(&common.clock));
+        let settings = Arc::clone(&common.settings);
         let writer = Arc::new(writer::Writer {
             common,
             ring: Arc::clone(&ring),
@@ -383,7 +392,7 @@ impl Node {
         });
         let reader = Arc::new(reader::Reader::new(
             &settings,
-            clock,
+            turns,
             Arc::clone(&ring),
             Arc::clone(&tails),
             blocks,

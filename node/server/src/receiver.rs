@@ -11,6 +11,7 @@ pub mod http;
 pub(crate) mod rpc_status;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ::http::HeaderMap;
 use arc_swap::ArcSwap;
@@ -24,7 +25,7 @@ use crate::body::BodyLimits;
 use crate::cpu::CpuPool;
 use crate::ingest::{Ingest, IngestOutcome};
 use crate::metrics::Metrics;
-use crate::refusal::Refusal;
+use crate::refusal::{Kind, Refusal};
 use crate::tenant::Tenancy;
 
 /// Bodies up to this size are inflated where they are; larger ones cost more than a trip to the CPU pool (about
@@ -113,7 +114,9 @@ impl Receiver {
     ) -> Result<IngestOutcome, Refusal> {
         let sent = body.len();
         let message = self.message(encoding, form, body).await?;
-        permit.grow(message.len().saturating_sub(sent))?;
+        permit
+            .grow(message.len().saturating_sub(sent))
+            .inspect_err(|refusal| self.count_shed(refusal))?;
         if message.is_empty() {
             return Ok(IngestOutcome::default());
         }
@@ -127,9 +130,17 @@ impl Receiver {
             self.rates
                 .take(&tenant, bytes, rate.bytes(), burst, self.clock.monotonic())?;
         }
-        let outcome = self.ingest.ingest(tenant.clone(), message).await?;
+        let outcome = self.ingest.ingest(tenant.clone(), message).await;
+        let outcome = outcome.inspect_err(|refusal| self.count_shed(refusal))?;
         self.metrics.count_acknowledged(transport, &tenant, bytes, &outcome);
         Ok(outcome)
+    }
+
+    /// Counts what a larger node, or more of them, would have taken.
+    fn count_shed(&self, refusal: &Refusal) {
+        if refusal.kind == Kind::Throttled {
+            self.metrics.shed_requests.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Undoes encoding and form: protobuf, as it was before it was sent.

@@ -154,8 +154,8 @@ impl Turns {
         u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    #[cfg(test)]
-    fn waiting(&self) -> usize {
+    /// Pieces of work that wait for their turn.
+    pub fn waiting(&self) -> usize {
         self.state
             .lock()
             .present

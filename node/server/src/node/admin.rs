@@ -17,6 +17,7 @@
 
 mod command;
 mod door;
+mod signals;
 mod status;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::Mutex;
 use shard::reads::WatchedReader;
+use shard::turns::Turns;
 use wal::Wal;
 
 pub use self::command::AdminCommand;
@@ -35,6 +37,7 @@ use super::members::Restarts;
 use super::ring::RingPort;
 use super::shards::Shards;
 use crate::app::Common;
+use crate::peer::PeerTransport;
 
 /// What the admin API can see and do.
 pub(super) struct Admin {
@@ -48,6 +51,10 @@ pub(super) struct Admin {
     pub(super) marker: Path,
     /// Whether this node is handing over to be restarted.
     pub(super) is_restarting: AtomicBool,
+    pub(super) peers: Option<PeerTransport>,
+    pub(super) turns: Arc<Turns>,
+    /// What rates count from.
+    pub(super) looks: Mutex<signals::Looks>,
     pub(super) seen_marker: Mutex<Option<status::SeenMarker>>,
 }
 

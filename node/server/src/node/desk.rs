@@ -11,6 +11,7 @@ use model::NodeId;
 use parking_lot::RwLock;
 use tonic::Status;
 
+use super::behind;
 use super::lane::Unstored;
 use super::reader::Reader;
 use super::ring::RingPort;
@@ -123,6 +124,14 @@ impl DeskRooms {
                     Err(Ok(leader)) => self.not_leader(leader),
                     Err(Err(message)) => Reply::Refused(Refusal::new(Kind::Unavailable, message)),
                 },
+            },
+            Question::Behind => match &self.tails {
+                None => self.not_leader(None),
+                Some(tails) => Reply::Behind(
+                    behind::known_here(&tails.shards, self.ring.node())
+                        .into_iter()
+                        .collect(),
+                ),
             },
             Question::Store { group, frame } => match &self.router {
                 None => self.not_leader(None),

@@ -63,22 +63,31 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// Threads of all questions that compute at once.
+fn at_once(settings: &NodeSettings) -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    settings.query.threads.map_or(cpus, |threads| threads as usize)
+}
+
+/// Who computes when.
+pub(super) fn turns(settings: &NodeSettings, clock: Arc<dyn Clock>) -> Arc<Turns> {
+    Turns::new(at_once(settings), clock)
+}
+
 impl Reader {
     pub(super) fn new(
         settings: &NodeSettings,
-        clock: Arc<dyn Clock>,
+        turns: Arc<Turns>,
         ring: Arc<RingPort>,
         tails: Arc<Tails>,
         blocks: Arc<Blocks>,
     ) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let at_once = settings.query.threads.map_or(cpus, |threads| threads as usize);
         Self {
             ring,
             tails,
             blocks,
-            turns: Turns::new(at_once, clock),
-            threads: (at_once * THREADS_PER_CPU).min(THREADS_MAX),
+            turns,
+            threads: (at_once(settings) * THREADS_PER_CPU).min(THREADS_MAX),
             memory: Arc::new(SharedMemory::new(settings.memory.queries.bytes(), "memory.queries")),
             memories: Mutex::default(),
         }

@@ -175,7 +175,9 @@ impl Router {
             }
             Ok(Reply::Sealed { .. }) => Err(Unstored::Sealed),
             Ok(Reply::Refused(refusal)) => Err(Unstored::Refused(refusal)),
-            Ok(Reply::At(_) | Reply::Trace(_) | Reply::Tail { .. }) | Err(_) => Err(Unstored::NotLeader(None)),
+            Ok(Reply::At(_) | Reply::Trace(_) | Reply::Tail { .. } | Reply::Behind(_)) | Err(_) => {
+                Err(Unstored::NotLeader(None))
+            }
         }
     }
 

@@ -43,6 +43,8 @@ pub enum Question {
         after: LogIndex,
         upto: Option<LogIndex>,
     },
+    /// To any member: which copies of shards are not complete, as far as it knows.
+    Behind,
     /// To the leader of a generation: make this sub-batch durable.
     Store { group: GroupKey, frame: Bytes },
 }
@@ -62,6 +64,8 @@ pub enum Reply {
         reached: LogIndex,
         upto: LogIndex,
     },
+    /// How many copies of shards are not complete, by node.
+    Behind(Vec<(NodeId, u32)>),
     /// Somebody else leads, perhaps `leader`, who may live at `address`.
     NotLeader {
         leader: Option<NodeId>,
@@ -110,6 +114,7 @@ impl Question {
                 out.put_slice(command);
             }
             Self::RingIndex => out.put_u8(4),
+            Self::Behind => out.put_u8(7),
             Self::Trace(question) => {
                 out.put_u8(5);
                 let tenants = &question.tenants;
@@ -160,6 +165,7 @@ impl Question {
                 frame: reader.rest(),
             },
             4 => Self::RingIndex,
+            7 => Self::Behind,
             5 => Self::Trace(reader.trace_question()?),
             6 => Self::Tail {
                 group: reader.group()?,
@@ -206,6 +212,14 @@ impl Reply {
                     entry.repeats.iter().for_each(|position| out.put_u32_le(*position));
                     out.put_u32_le(u32::try_from(entry.command.len()).unwrap_or(u32::MAX));
                     out.put_slice(&entry.command);
+                }
+            }
+            Self::Behind(behind) => {
+                out.put_u8(8);
+                out.put_u32_le(u32::try_from(behind.len()).unwrap_or(u32::MAX));
+                for (node, count) in behind {
+                    out.put_u64_le(node.0);
+                    out.put_u32_le(*count);
                 }
             }
             Self::NotLeader { leader, address } => {
@@ -270,6 +284,11 @@ impl Reply {
                     reached,
                     upto,
                 }
+            }
+            8 => {
+                let count = reader.u32()?;
+                let behind = (0..count).map(|_| Ok((NodeId(reader.u64()?), reader.u32()?)));
+                Self::Behind(behind.collect::<Result<_, Malformed>>()?)
             }
             5 => {
                 let kind = Kind::from_label(&reader.text()?).ok_or(Malformed)?;
@@ -410,6 +429,7 @@ mod tests {
             },
             Question::Propose(Bytes::from_static(b"command")),
             Question::RingIndex,
+            Question::Behind,
             Question::Trace(TraceQuestion {
                 tenants: [TenantId::single()].into(),
                 trace_id: TraceId([7; 16]),
@@ -449,6 +469,7 @@ mod tests {
                 address: None,
             },
             Reply::Sealed { epoch: 8 },
+            Reply::Behind(vec![(NodeId(3), 2)]),
             Reply::Tail {
                 entries: vec![TailEntry {
                     index: LogIndex(3),

@@ -71,6 +71,13 @@ impl std::fmt::Debug for PeerTls {
     }
 }
 
+/// By which whoever renews certificates sees what is in effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileHashes {
+    pub(crate) certificate: String,
+    pub(crate) authorities: String,
+}
+
 impl PeerTls {
     /// Reads the files.
     pub fn load(settings: &PeerTlsSettings) -> Result<Self, TlsError> {
@@ -92,6 +99,17 @@ impl PeerTls {
         }
         self.loaded.store(Arc::new(build(&self.settings, files)?));
         Ok(true)
+    }
+
+    /// Of the files in effect, as they are.
+    pub(crate) fn hashes(&self) -> FileHashes {
+        let loaded = self.loaded.load();
+        let [certificate, _, authorities] = &loaded.files;
+        let hash = |file: &[u8]| format!("{:016x}", twox_hash::XxHash3_64::oneshot(file));
+        FileHashes {
+            certificate: hash(certificate),
+            authorities: hash(authorities),
+        }
     }
 
     pub(super) async fn connect(&self, socket: TcpStream) -> Result<Box<dyn Duplex>, TlsError> {

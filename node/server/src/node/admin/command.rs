@@ -31,7 +31,7 @@ pub enum AdminCommand {
         #[serde(default)]
         shards: u32,
         #[serde(default)]
-        from_bucket: bool,
+        rebuild: Option<u64>,
     },
     /// Take the node in as a learner. A node that knows whom to join has asked for it itself.
     AddLearner {
@@ -89,8 +89,8 @@ impl Admin {
             AdminCommand::Initialize {
                 cluster,
                 shards: _,
-                from_bucket,
-            } => self.initialize(&cluster, from_bucket),
+                rebuild,
+            } => self.initialize(&cluster, rebuild.is_some()),
             AdminCommand::AddLearner {
                 pod,
                 incarnation,

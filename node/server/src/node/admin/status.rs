@@ -13,9 +13,11 @@ use model::NodeId;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use settings::{LimitSettings, NodeSettings};
 
 use super::{Admin, No};
-use crate::node::FEATURE_LEVEL;
+use crate::node::{FEATURE_LEVEL, behind};
+use crate::peer::PeerTransport;
 
 /// How long what was seen of the bucket is good for.
 const MARKER_FRESH: Duration = Duration::from_secs(5);
@@ -39,6 +41,9 @@ pub(in crate::node) struct SeenMarker {
 struct Marker {
     state: MarkerState,
     cluster: String,
+    /// How often the cluster's ring was made anew from the bucket.
+    #[serde(default)]
+    epoch: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +57,18 @@ pub(super) fn incarnation(node: NodeId) -> String {
     format!("{:016x}", node.0)
 }
 
+/// Copies of shards that a member has, and how many of them are not complete.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    copies: u32,
+    behind: u32,
+}
+
+/// The operator computes the same.
+fn text_hash(bytes: &[u8]) -> String {
+    format!("{:016x}", twox_hash::XxHash3_64::oneshot(bytes))
+}
+
 impl Admin {
     /// The whole document.
     pub(super) async fn status(&self) -> Value {
@@ -63,6 +80,7 @@ impl Admin {
         } else {
             json!({"state": "Usable"})
         };
+        let hashes = self.peers.as_ref().and_then(PeerTransport::tls).map(|tls| tls.hashes());
         json!({
             "version": crate::VERSION,
             "incarnation": incarnation(self.me()),
@@ -74,7 +92,20 @@ impl Admin {
             "marker": self.marker().await,
             "storage": storage,
             "view": self.ring_view(&view, &group).await,
+            "signals": self.signals(),
+            "limits": self.limits_hash(),
+            "trust": hashes.as_ref().map(|hashes| &hashes.authorities),
+            "certificate": hashes.as_ref().map(|hashes| &hashes.certificate),
         })
+    }
+
+    /// By which the operator knows whether the limits it wrote are in effect: of the one way to write them as YAML.
+    fn limits_hash(&self) -> String {
+        let settings = NodeSettings {
+            limits: LimitSettings::clone(&self.common.limits.load()),
+            ..NodeSettings::default()
+        };
+        text_hash(settings.to_yaml().as_bytes())
     }
 
     fn drain_state(&self, view: &RingView) -> &'static str {
@@ -109,11 +140,19 @@ impl Admin {
         for member in map.live_generations().flat_map(|(_, members)| members) {
             *copies.entry(*member).or_default() += 1;
         }
+        let others = reachable.iter().copied().filter(|node| is_leader && *node != self.me());
+        let behind = behind::known_anywhere(&self.shards, self.me(), self.peers.as_ref(), others).await;
         let members: Vec<Value> = view
             .state
             .nodes
             .values()
-            .map(|node| self.member(node, group, reachable.contains(&node.id), copies.get(&node.id).copied()))
+            .map(|node| {
+                let held = Held {
+                    copies: copies.get(&node.id).copied().unwrap_or_default(),
+                    behind: behind.get(&node.id).copied().unwrap_or_default(),
+                };
+                self.member(node, group, reachable.contains(&node.id), held)
+            })
             .collect();
         json!({
             "term": group.leadership.term,
@@ -127,7 +166,7 @@ impl Admin {
         })
     }
 
-    fn member(&self, node: &NodeRecord, group: &GroupStatus, is_reachable: bool, copies: Option<u32>) -> Value {
+    fn member(&self, node: &NodeRecord, group: &GroupStatus, is_reachable: bool, held: Held) -> Value {
         let matched = group.matched.get(&node.id).copied().unwrap_or_default();
         let is_voter = group.voters.contains(&node.id);
         let is_known = is_voter || group.learners.contains(&node.id);
@@ -140,7 +179,7 @@ impl Admin {
             NodeState::Active => "Joining",
             NodeState::Draining | NodeState::Lost => "Leaving",
         };
-        let copies = copies.unwrap_or_default();
+        let Held { copies, behind } = held;
         let is_me = node.id == self.me();
         // What no generation needs any more is no loss.
         let wal_bytes = if is_me && copies > 0 { self.wal.usage().used } else { 0 };
@@ -163,7 +202,7 @@ impl Admin {
             "reachable": is_reachable,
             "lag": lag,
             "shards": copies,
-            "shardsBehind": 0,
+            "shardsBehind": behind,
             "walBytes": wal_bytes,
             "uploads": uploads,
         })
@@ -212,6 +251,7 @@ impl Admin {
         let marker = Marker {
             state,
             cluster: cluster.to_owned(),
+            epoch: 0,
         };
         let bytes = json!(marker).to_string();
         let options = PutOptions {
