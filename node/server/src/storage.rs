@@ -1,27 +1,27 @@
 //! The object store of the settings, and whether it can be used.
 //!
-//! Owns [`open`] and [`probe`]. Credentials come from files, or from the chain of each cloud, which refreshes them.
+//! Owns [`open`] and [`probe`]. Credentials come from files that are read again, or from the chain of each cloud, which
+//! refreshes them.
 //!
 //! A local folder is opened with fsync on: without it object_store renames files into place that a power cut can still
 //! empty, and a block must be durable before the catalog names it. With it, contents are synced before the rename and the
 //! folder after it.
+
+mod advice;
+mod clouds;
+mod keys;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ClientOptions, Error as StoreError, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig};
-use settings::storage::{AzureSettings, GcsSettings, S3Settings, StorageSettings, StorageType};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutPayload};
+use settings::storage::StorageType;
 use settings::{NodeSettings, Period};
 
-/// Connections kept open to one host.
-const IDLE_CONNECTIONS: usize = 32;
 /// Retries of one read of a block, and all of them together.
 const READ_RETRIES_MAX: u32 = 3;
 const READ_RETRY_BUDGET: Period = Period::secs(5);
@@ -47,9 +47,18 @@ pub fn open(settings: &NodeSettings) -> anyhow::Result<Arc<dyn ObjectStore>> {
                     .with_automatic_cleanup(true),
             )
         }
-        StorageType::S3 => Arc::new(s3(storage, storage.s3.as_ref().ok_or_else(|| missing("s3"))?)?),
-        StorageType::GCS => Arc::new(gcs(storage, storage.gcs.as_ref().ok_or_else(|| missing("gcs"))?)?),
-        StorageType::Azure => Arc::new(azure(storage, storage.azure.as_ref().ok_or_else(|| missing("azure"))?)?),
+        StorageType::S3 => {
+            let section = storage.s3.as_ref().ok_or_else(|| missing("s3"))?;
+            Arc::new(clouds::s3(storage, section, &clouds::environment())?)
+        }
+        StorageType::GCS => {
+            let section = storage.gcs.as_ref().ok_or_else(|| missing("gcs"))?;
+            Arc::new(clouds::gcs(storage, section, &clouds::environment())?)
+        }
+        StorageType::Azure => {
+            let section = storage.azure.as_ref().ok_or_else(|| missing("azure"))?;
+            Arc::new(clouds::azure(storage, section)?)
+        }
     })
 }
 
@@ -75,78 +84,6 @@ fn missing(section: &str) -> anyhow::Error {
     anyhow!("storage.{section} is missing")
 }
 
-fn s3(storage: &StorageSettings, s3: &S3Settings) -> anyhow::Result<object_store::aws::AmazonS3> {
-    // From the environment: that is where the chain (IRSA, ECS, EC2) finds what the platform put there.
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(&s3.bucket)
-        .with_region(&s3.region)
-        .with_virtual_hosted_style_request(s3.virtual_hosted_style)
-        .with_allow_http(s3.allow_http)
-        .with_client_options(client(storage, s3.allow_http))
-        .with_retry(retry(storage));
-    if let Some(endpoint) = &s3.endpoint {
-        builder = builder.with_endpoint(endpoint);
-    }
-    if let (Some(id), Some(secret)) = (&s3.access_key_id_file, &s3.secret_access_key_file) {
-        builder = builder
-            .with_access_key_id(read_secret(id)?)
-            .with_secret_access_key(read_secret(secret)?);
-    }
-    if let Some(token) = &s3.session_token_file {
-        builder = builder.with_token(read_secret(token)?);
-    }
-    if let Some(key) = &s3.kms_key_id {
-        builder = builder.with_sse_kms_encryption(key);
-    }
-    Ok(builder.build()?)
-}
-
-fn gcs(storage: &StorageSettings, gcs: &GcsSettings) -> anyhow::Result<object_store::gcp::GoogleCloudStorage> {
-    let mut builder = GoogleCloudStorageBuilder::from_env()
-        .with_bucket_name(&gcs.bucket)
-        .with_client_options(client(storage, false))
-        .with_retry(retry(storage));
-    if let Some(key) = &gcs.service_account_file {
-        builder = builder.with_service_account_path(key.to_string_lossy());
-    }
-    Ok(builder.build()?)
-}
-
-fn azure(storage: &StorageSettings, azure: &AzureSettings) -> anyhow::Result<object_store::azure::MicrosoftAzure> {
-    let mut builder = MicrosoftAzureBuilder::from_env()
-        .with_account(&azure.account)
-        .with_container_name(&azure.container)
-        .with_allow_http(azure.allow_http)
-        .with_client_options(client(storage, azure.allow_http))
-        .with_retry(retry(storage));
-    if let Some(endpoint) = &azure.endpoint {
-        builder = builder.with_endpoint(endpoint.clone());
-    }
-    if let Some(key) = &azure.account_key_file {
-        builder = builder.with_access_key(read_secret(key)?);
-    }
-    if let Some(id) = &azure.client_id {
-        builder = builder.with_client_id(id);
-    }
-    Ok(builder.build()?)
-}
-
-fn client(storage: &StorageSettings, allow_http: bool) -> ClientOptions {
-    ClientOptions::new()
-        .with_timeout(storage.request_timeout.duration())
-        .with_connect_timeout(storage.connect_timeout.duration())
-        .with_pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .with_allow_http(allow_http)
-}
-
-fn retry(storage: &StorageSettings) -> RetryConfig {
-    RetryConfig {
-        max_retries: storage.retries_max as usize,
-        retry_timeout: storage.retry_budget.duration(),
-        ..RetryConfig::default()
-    }
-}
-
 /// The file without the line break that editors and `kubectl create secret` leave at its end. Never part of an error.
 fn read_secret(path: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the secret {}", path.display()))?;
@@ -169,14 +106,17 @@ pub async fn probe(store: &dyn ObjectStore, prefix: &ObjectPath, name: &str) -> 
                 tracing::error!(%key, "the object store has no room; blocks wait until it has");
                 return Ok(());
             }
-            Err(error) => return Err(explain("write", &key, error)),
+            Err(error) => return Err(advice::explain("write", &key, &error)),
         }
         let read = async { store.get(&key).await?.bytes().await };
-        let read = read.await.map_err(|error| explain("read back", &key, error))?;
+        let read = read.await.map_err(|error| advice::explain("read back", &key, &error))?;
         if read != content.as_bytes() {
             bail!("object store: {key} reads back other than it was written; it is shared or broken");
         }
-        store.delete(&key).await.map_err(|error| explain("delete", &key, error))
+        store
+            .delete(&key)
+            .await
+            .map_err(|error| advice::explain("delete", &key, &error))
     };
     tokio::time::timeout(PROBE_TIMEOUT, steps).await.unwrap_or_else(|_| {
         Err(anyhow!(
@@ -195,44 +135,6 @@ fn is_full(error: &StoreError) -> bool {
         cause = inner.source();
     }
     false
-}
-
-fn explain(step: &str, key: &ObjectPath, error: StoreError) -> anyhow::Error {
-    let detail = chain(&error);
-    let advice = match &error {
-        StoreError::PermissionDenied { .. } => {
-            "the credentials are not allowed to: grant put, get and delete on the prefix"
-        }
-        StoreError::Unauthenticated { .. } => "the credentials are missing, wrong or expired",
-        _ => advice(&detail),
-    };
-    anyhow!("object store: cannot {step} {key}: {advice} ({detail})")
-}
-
-/// What clients report only as text.
-fn advice(detail: &str) -> &'static str {
-    let has = |needles: &[&str]| needles.iter().any(|needle| detail.contains(needle));
-    if has(&["NoSuchBucket", "ContainerNotFound", "bucket does not exist"]) {
-        "the bucket does not exist: create it, or correct its name"
-    } else if has(&[
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "AuthenticationFailed",
-        "InvalidToken",
-        "ExpiredToken",
-    ]) {
-        "the credentials are wrong or expired"
-    } else if has(&["RequestTimeTooSkewed"]) {
-        "the clock of this machine is wrong"
-    } else if has(&["AccessDenied", "403"]) {
-        "the credentials are not allowed to: grant put, get and delete on the prefix"
-    } else if has(&["PermanentRedirect", "AuthorizationHeaderMalformed", "301"]) {
-        "the bucket is in another region: set storage.s3.region"
-    } else if has(&["dns", "Connect", "connect", "timed out"]) {
-        "it cannot be reached: check endpoint and network"
-    } else {
-        "it answered with an error"
-    }
 }
 
 /// An error with its causes on one line, bounded; clouds answer with pages of XML.
@@ -284,40 +186,6 @@ mod tests {
             assert_eq!(store.get(&key).await.unwrap().bytes().await.unwrap(), content);
         }
         assert_eq!(std::fs::read_dir(folder.path().join("objects/x")).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn faults_of_clouds_become_advice() {
-        for (detail, expected) in [
-            (
-                "404 <Code>NoSuchBucket</Code>",
-                "the bucket does not exist: create it, or correct its name",
-            ),
-            (
-                "403 <Code>InvalidAccessKeyId</Code>",
-                "the credentials are wrong or expired",
-            ),
-            ("403 <Code>ExpiredToken</Code>", "the credentials are wrong or expired"),
-            (
-                "403 Forbidden",
-                "the credentials are not allowed to: grant put, get and delete on the prefix",
-            ),
-            (
-                "403 <Code>RequestTimeTooSkewed</Code>",
-                "the clock of this machine is wrong",
-            ),
-            (
-                "301 <Code>PermanentRedirect</Code>",
-                "the bucket is in another region: set storage.s3.region",
-            ),
-            (
-                "error sending request: dns error",
-                "it cannot be reached: check endpoint and network",
-            ),
-            ("500", "it answered with an error"),
-        ] {
-            assert_eq!(advice(detail), expected, "{detail}");
-        }
     }
 
     #[test]

@@ -71,6 +71,9 @@ section! {
     }
 }
 
+/// What may stand alone as a level.
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// Form of the log lines on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -154,8 +157,15 @@ impl WalSettings {
 
 impl LogSettings {
     pub(crate) fn check(&self, problems: &mut Problems) {
+        // Directives are the subscriber's own language, so the server reads them.
+        let is_level = |name| self.level.eq_ignore_ascii_case(name);
         if self.level.trim().is_empty() {
             problems.add("level", "is missing: use error, warn, info, debug or trace");
+        } else if !self.level.contains(['=', ',']) && !LOG_LEVELS.into_iter().any(is_level) {
+            problems.add(
+                "level",
+                format!("{:?} is not a level: use error, warn, info, debug or trace", self.level),
+            );
         }
         if self.repeats_per_minute == 0 {
             problems.add("repeats_per_minute", "must be at least 1");

@@ -70,8 +70,8 @@ section! {
     pub struct S3Settings {
         /// Name of the bucket. Required.
         bucket: String = String::new(),
-        /// Region; `us-east-1` serves most stores that are not Amazon's.
-        region: String = String::from("us-east-1"),
+        /// Region. Absent: `AWS_REGION` of the environment, else `us-east-1`, which serves most stores that are not Amazon's.
+        region: Option<String> = None,
         /// URL of a store that is not Amazon's, `https://minio:9000`. Absent: Amazon's for the region.
         endpoint: Option<String> = None,
         /// Allow an endpoint that begins with `http:`.
@@ -192,8 +192,10 @@ impl StorageSettings {
         problems.at_most("retries_max", self.retries_max, 100);
         problems.at_most("retry_budget", self.retry_budget, Period::minutes(30));
         if let Some(s3) = &self.s3 {
-            require(problems, "s3.bucket", &s3.bucket);
-            require(problems, "s3.region", &s3.region);
+            check_bucket(problems, "s3.bucket", &s3.bucket);
+            if let Some(region) = &s3.region {
+                check_region(problems, "s3.region", region);
+            }
             check_endpoint(problems, "s3.endpoint", s3.endpoint.as_deref(), s3.allow_http);
             if s3.access_key_id_file.is_some() != s3.secret_access_key_file.is_some() {
                 problems.add(
@@ -209,11 +211,13 @@ impl StorageSettings {
             }
         }
         if let Some(gcs) = &self.gcs {
-            require(problems, "gcs.bucket", &gcs.bucket);
+            check_bucket(problems, "gcs.bucket", &gcs.bucket);
         }
         if let Some(azure) = &self.azure {
-            require(problems, "azure.account", &azure.account);
-            require(problems, "azure.container", &azure.container);
+            check_bucket(problems, "azure.account", &azure.account);
+            // "$web" and "$root" are containers with a meaning.
+            let container = azure.container.strip_prefix('$').unwrap_or(&azure.container);
+            check_bucket(problems, "azure.container", container);
             check_endpoint(problems, "azure.endpoint", azure.endpoint.as_deref(), azure.allow_http);
         }
     }
@@ -224,20 +228,48 @@ fn is_path_part(part: &str) -> bool {
     !part.is_empty() && part != "." && part != ".." && part.bytes().all(allowed)
 }
 
-fn require(problems: &mut Problems, field: &str, value: &str) {
-    if value.is_empty() {
+/// Looser than any cloud, since stores of others are looser too; it keeps out what would make another URL.
+fn check_bucket(problems: &mut Problems, field: &str, name: &str) {
+    if name.is_empty() {
         problems.add(field, "is missing");
+    } else if name.len() > 255 || !is_path_part(name) {
+        problems.add(field, "is no name: 1 to 255 letters, digits and ._-");
+    }
+}
+
+fn check_region(problems: &mut Problems, field: &str, name: &str) {
+    if name.len() > 63 || !is_path_part(name) {
+        problems.add(field, "is no region: 1 to 63 letters, digits and ._-");
     }
 }
 
 fn check_endpoint(problems: &mut Problems, field: &str, endpoint: Option<&str>, allow_http: bool) {
-    match endpoint {
-        Some(url) if url.starts_with("https://") => {}
-        Some(url) if url.starts_with("http://") && allow_http => {}
-        Some(url) if url.starts_with("http://") => {
-            problems.add(field, "begins with http:, which needs allow_http: true beside it");
+    let Some(url) = endpoint else { return };
+    let rest = match url.split_once("://") {
+        Some(("https", rest)) => rest,
+        Some(("http", rest)) if allow_http => rest,
+        Some(("http", _)) => {
+            return problems.add(field, "begins with http:, which needs allow_http: true beside it");
         }
-        Some(_) => problems.add(field, "must begin with https:// (or http:// with allow_http: true)"),
-        None => {}
+        _ => return problems.add(field, "must begin with https:// (or http:// with allow_http: true)"),
+    };
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if !is_host(host) || path.contains(|c: char| c.is_whitespace() || c.is_control() || c == '?' || c == '#') {
+        problems.add(field, "must be a URL such as https://minio:9000");
     }
+}
+
+/// A name or an address, with or without a port.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        // A colon inside brackets is part of an address.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_named = match bare {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_path_part(host),
+    };
+    is_named && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
 }

@@ -177,6 +177,20 @@ fn storage_sections_must_fit_the_type() {
             "storage: {type: Azure, azure: {account: a}}",
             "storage.azure.container: is missing",
         ),
+        (
+            "storage: {type: S3, s3: {bucket: a/b, region: 'eu/1', endpoint: 'https://'}}",
+            "storage.s3.bucket: is no name: 1 to 255 letters, digits and ._-\n\
+             storage.s3.region: is no region: 1 to 63 letters, digits and ._-\n\
+             storage.s3.endpoint: must be a URL such as https://minio:9000",
+        ),
+        (
+            "storage: {type: GCS, gcs: {bucket: 'a b'}}",
+            "storage.gcs.bucket: is no name: 1 to 255 letters, digits and ._-",
+        ),
+        (
+            "storage: {type: Azure, azure: {account: a/b, container: '$web'}}",
+            "storage.azure.account: is no name: 1 to 255 letters, digits and ._-",
+        ),
         ("storage: {prefix: a/b-c_d.e}", "valid"),
         (
             "storage: {prefix: /a}",
@@ -188,6 +202,47 @@ fn storage_sections_must_fit_the_type() {
         ),
     ] {
         assert_eq!(problems(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn an_endpoint_is_a_url() {
+    for (endpoint, expected) in [
+        ("https://minio:9000", true),
+        ("https://minio:9000/", true),
+        ("https://[::1]:9000/path", true),
+        ("https://[::1]", true),
+        ("https://10.0.0.1", true),
+        ("https://", false),
+        ("https:///path", false),
+        ("https://minio:", false),
+        ("https://minio:0", false),
+        ("https://minio:65536", false),
+        ("https://a b", false),
+        ("https://user@minio", false),
+        ("https://minio/a?b", false),
+        ("https://[::1", false),
+        ("minio:9000", false),
+    ] {
+        let text = format!("storage: {{type: S3, s3: {{bucket: b, endpoint: '{endpoint}'}}}}");
+        assert_eq!(parse(&text).is_ok(), expected, "{endpoint}: {}", problems(&text));
+    }
+}
+
+#[test]
+fn a_log_level_is_one_of_five_or_directives() {
+    for (level, expected) in [
+        ("info", "valid"),
+        ("WARN", "valid"),
+        ("off", "valid"),
+        ("'info,shard=debug'", "valid"),
+        (
+            "foo",
+            "log.level: \"foo\" is not a level: use error, warn, info, debug or trace",
+        ),
+        ("''", "log.level: is missing: use error, warn, info, debug or trace"),
+    ] {
+        assert_eq!(problems(&format!("log: {{level: {level}}}")), expected);
     }
 }
 

@@ -157,7 +157,7 @@ fn storage(cluster: &Cluster) -> StorageSettings {
             storage.r#type = settings::storage::StorageType::S3;
             storage.s3 = wanted.s3.as_ref().map(|s3| S3Settings {
                 bucket: s3.bucket.clone(),
-                region: s3.region.clone().unwrap_or_else(|| S3Settings::default().region),
+                region: s3.region.clone(),
                 endpoint: s3.endpoint.as_deref().map(|url| url.trim_end_matches('/').to_owned()),
                 allow_http: is_plain(&s3.endpoint),
                 virtual_hosted_style: !s3.force_path_style.unwrap_or(s3.endpoint.is_some()),
