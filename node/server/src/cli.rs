@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use settings::node::LogFormat;
-use settings::{NodeSettings, SettingsError};
+use settings::{NodeSettings, Problem, SettingsError};
 
 /// A distributed tracing store.
 #[derive(Debug, Parser)]
@@ -126,8 +126,31 @@ impl StandaloneArgs {
         if let Some(level) = &self.log_level {
             settings.log.level.clone_from(level);
         }
-        settings.validate()?;
+        check(&settings)?;
         Ok(settings)
+    }
+}
+
+/// All rules of the settings, and of the one field whose language the subscriber owns.
+fn check(settings: &NodeSettings) -> Result<(), SettingsError> {
+    let mut problems = match settings.validate() {
+        Ok(()) => Vec::new(),
+        Err(SettingsError::Invalid(problems)) => problems,
+        Err(error) => return Err(error),
+    };
+    let field = "log.level";
+    if let Err(message) = crate::telemetry::levels(&settings.log)
+        && problems.iter().all(|problem| problem.field != field)
+    {
+        problems.push(Problem {
+            field: field.to_owned(),
+            message,
+        });
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(SettingsError::Invalid(problems))
     }
 }
 
@@ -203,5 +226,32 @@ mod tests {
             error,
             "listen.http: 127.0.0.1:4317 is also listen.otlp_grpc: each needs its own port"
         );
+    }
+
+    #[test]
+    fn a_level_that_a_start_refuses_is_no_valid_setting() {
+        for (level, expected) in [
+            ("info", ""),
+            ("info,shard=debug", ""),
+            ("foo", "log.level: \"foo\" is not a level: "),
+            (
+                "shard=foo",
+                "log.level: \"shard=foo\" is neither a level nor directives: ",
+            ),
+        ] {
+            let words = ["vivace", "standalone", "--log-level", level];
+            let Command::Standalone(args) = Cli::try_parse_from(words).unwrap().command else {
+                panic!()
+            };
+            let said = args
+                .settings()
+                .map_or_else(|error| error.to_string(), |_| String::new());
+            assert!(said.starts_with(expected), "{level}: {said}");
+            assert_eq!(
+                said.lines().count(),
+                usize::from(!expected.is_empty()),
+                "{level}: {said}"
+            );
+        }
     }
 }

@@ -22,8 +22,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 ///
 /// Errors: a level that is none, or a second call.
 pub fn install(settings: &LogSettings) -> anyhow::Result<Arc<RepeatGuard>> {
-    let levels = EnvFilter::try_new(directives(&settings.level))
-        .map_err(|error| anyhow::anyhow!("log.level: {:?} is not a level: {error}", settings.level))?;
+    let levels = levels(settings).map_err(|error| anyhow::anyhow!("log.level: {error}"))?;
     let guard = Arc::new(RepeatGuard::new(settings.repeats_per_minute));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let filter = RepeatFilter(Arc::clone(&guard));
@@ -37,6 +36,12 @@ pub fn install(settings: &LogSettings) -> anyhow::Result<Arc<RepeatGuard>> {
         LogFormat::Json => registry.with(lines.json().with_filter(filter)).try_init()?,
     }
     Ok(guard)
+}
+
+/// Which lines are printed, or what is wrong with `level`; a check of settings asks the same as a start.
+pub(crate) fn levels(settings: &LogSettings) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(directives(&settings.level))
+        .map_err(|error| format!("{:?} is neither a level nor directives: {error}", settings.level))
 }
 
 /// A level alone is about our own rooms: libraries speak only when something is wrong, and openraft takes every
