@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::problem::{Problem, Problems, SettingsError};
-use crate::{ByteSize, NodeSettings};
+use crate::{ByteSize, NodeSettings, shape};
 
 /// Larger files are refused unread: ten thousand tenants with every limit overridden fit in 10 MiB.
 const FILE_BYTES_MAX: ByteSize = ByteSize::mib(16);
@@ -15,33 +15,12 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 /// Reads settings from YAML text and validates them. Text without any setting gives the defaults.
 pub fn parse(text: &str) -> Result<NodeSettings, SettingsError> {
-    let mut field = String::new();
-    let options = serde_saphyr::options! { with_snippet: false };
-    let parsed: Result<Option<NodeSettings>, _> =
-        serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| {
-            serde_path_to_error::deserialize(yaml).map_err(|error| {
-                field = error.path().to_string();
-                error.into_inner()
-            })
-        });
-    match parsed {
+    match shape::read(text) {
         Ok(settings) => {
-            let settings = settings.unwrap_or_default();
             settings.validate()?;
             Ok(settings)
         }
-        Err(error) => {
-            // "." and "?" are what the path is called where there is none.
-            let field = if field == "." || field == "?" {
-                String::new()
-            } else {
-                field
-            };
-            Err(SettingsError::Invalid(vec![Problem {
-                field,
-                message: error.to_string(),
-            }]))
-        }
+        Err(problems) => Err(SettingsError::Invalid(problems)),
     }
 }
 

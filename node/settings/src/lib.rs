@@ -26,6 +26,7 @@ mod problem;
 pub mod quantity;
 pub mod query;
 mod section;
+mod shape;
 pub mod storage;
 
 pub use cluster::{ClusterSettings, PeerTlsSettings};

@@ -136,6 +136,59 @@ retention.delete_grace: 1s is too small: at least 1m"
 }
 
 #[test]
+fn each_section_says_what_is_wrong_with_its_shape() {
+    let text = "
+flush: {tail_size: 1MiB}
+nonsense: 1
+shards: {count: many}
+listen: {http: 127.0.0.1:1}
+limits: {tenants: {acme: {retention: 14}}}
+wal: 3
+log: {format: xml, level: 7}
+";
+    let said = problems(text);
+    let fields: Vec<_> = said.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        fields,
+        [
+            "flush.tail_size",
+            "nonsense",
+            "shards.count",
+            "limits.tenants.acme.retention",
+            "wal",
+            "log.format"
+        ],
+        "{said}"
+    );
+    assert!(said.contains("nonsense: unknown field `nonsense`"), "{said}");
+}
+
+#[test]
+fn a_fault_of_the_text_is_said_once() {
+    for text in [
+        "flush: {tail_age: 1m}\nshards: {count: 2}\nwal: {",
+        "flush: {tail_age: 1m}\nshards: {count: 2}\nflush: {tail_age: 2m}",
+        "- flush",
+        "3",
+    ] {
+        assert_eq!(problems(text).lines().count(), 1, "{text:?}: {}", problems(text));
+    }
+}
+
+#[test]
+fn a_wrong_file_is_read_for_a_bounded_number_of_sections() {
+    for (sections, expected) in [(31, 31), (32, 32), (33, 32), (1_000, 32)] {
+        let text: String = (0..sections).map(|number| format!("s{number}: 1\n")).collect();
+        assert_eq!(problems(&text).lines().count(), expected, "{sections}");
+    }
+    for (bytes, expected) in [((1 << 20) - 1, 2), (1 << 20, 2), ((1 << 20) + 1, 1)] {
+        let wrong = "flush: 1\nwal: 1\n";
+        let text = format!("{wrong}{}", "\n".repeat(bytes - wrong.len()));
+        assert_eq!(problems(&text).lines().count(), expected, "{bytes}");
+    }
+}
+
+#[test]
 fn ports_conflict_only_where_they_would() {
     for (text, expected) in [
         ("listen: {otlp_grpc: 127.0.0.1:1, otlp_http: 127.0.0.1:1}", false),
