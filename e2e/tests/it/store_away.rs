@@ -25,7 +25,6 @@ async fn questions_do_not_wait_for_a_store_that_is_away() {
     let mut storage = Settings::of(&server)
         .for_node(&fixture.scratch.path().join("secrets"))
         .unwrap();
-    storage["probe"] = json!(false);
     // Else the disk answers for the store.
     storage["read_cache"] = json!("0B");
     fixture.options.settings["storage"] = storage;
@@ -47,9 +46,9 @@ async fn questions_do_not_wait_for_a_store_that_is_away() {
     }
     node.stop().await.unwrap();
 
-    // Nothing of the blocks is in memory.
-    let node = fixture.start().await;
+    // It starts again without the store, and nothing of the blocks is in memory.
     server.toxics().set_availability(Availability::Refusing);
+    let node = fixture.start().await;
     let mut otlp = Otlp::grpc(&node.otlp_grpc_url(), None).unwrap();
     assert_eq!(send(&mut otlp, &ledger, 2, 0, 50).await, Reply::Accepted);
     let tempo = Tempo::new(&node.http_url(), None).unwrap();

@@ -58,8 +58,18 @@ async fn standalone(settings: settings::NodeSettings, args: &StandaloneArgs) -> 
     let common = Common::new(settings, Arc::new(SystemClock::new()));
     let objects = server::storage::open(&common.settings)?;
     if common.settings.storage.probe {
-        let prefix = server::storage::prefix(&common.settings);
-        server::storage::probe(&*objects, &prefix, &std::process::id().to_string()).await?;
+        let (objects, prefix) = (Arc::clone(&objects), server::storage::prefix(&common.settings));
+        let probe = async move { server::storage::probe(&*objects, &prefix, &std::process::id().to_string()).await };
+        if Node::is_known(&common.settings) {
+            // What is in the log is nowhere else, and spans can be acknowledged without the store.
+            tokio::spawn(async move {
+                if let Err(error) = probe.await {
+                    tracing::error!("{error:#}; going on: blocks wait in the log until it can be used");
+                }
+            });
+        } else {
+            probe.await?;
+        }
     }
     let app = App::bind(common.clone(), Some(repeats)).await?;
     let node = Node::open(common.clone(), objects).await?;

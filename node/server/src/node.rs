@@ -38,6 +38,7 @@ mod lane;
 mod machine;
 mod members;
 pub mod observer;
+mod owner;
 mod plan;
 mod reader;
 mod ring;
@@ -90,6 +91,7 @@ use gauges::Gauges;
 use housekeeping::{Caches, Housekeeping};
 use members::Card;
 use observer::Observer;
+use owner::{Owned, OwnedStore};
 use ring::RingPort;
 use route::Router;
 use shards::{ShardRooms, Shards};
@@ -101,6 +103,8 @@ pub const FEATURE_LEVEL: u32 = 0;
 const RESIGN_WITHIN: Duration = Duration::from_secs(2);
 /// How long a log may take to be read back before the node gives up on starting.
 const RECOVERY_MAX: Duration = Duration::from_secs(600);
+/// Time a start waits to hear whose prefix of the object store it is.
+const OWNER_WITHIN: Duration = Duration::from_secs(5);
 /// Budget of live spans where settings leave it open: a quarter of the memory we may use, within these.
 const HEADS_MIN: u64 = ByteSize::mib(128).0;
 const HEADS_MAX: u64 = ByteSize::gib(2).0;
@@ -159,6 +163,10 @@ impl Node {
         let id = identity::load_or_make(data_dir)?;
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
         let wal = open_wal(&common, id, Arc::clone(&vfs), &data_dir.join("wal"))?;
+        let prefix = crate::storage::prefix(&settings);
+        if identity::cluster(data_dir)? == 0 && settings.cluster.join.is_empty() {
+            owner::vacant(&*objects, &prefix).await?;
+        }
         let mut peers = Peers::open(&settings, id, identity::cluster(data_dir)?).await?;
         let network: Arc<dyn PeerNetwork> = match &peers {
             Some(peers) => Arc::new(peers.transport.clone()),
@@ -185,7 +193,9 @@ impl Node {
         }
 
         let for_admin = Arc::clone(&objects);
-        let store = Store::new(Arc::clone(&objects), crate::storage::prefix(&settings));
+        let owned = OwnedStore::new(Arc::clone(&objects), &prefix, state.state.cluster);
+        confirm_owner(&owned).await?;
+        let store = Store::new(Arc::new(Owned(owned)), prefix.clone());
         let cache = settings.memory.block_cache.bytes();
         let for_reads = crate::storage::for_reads(&settings, objects)?;
         let reads = Arc::new(WatchedReader::new(
@@ -305,7 +315,7 @@ impl Node {
                     reads,
                     wal: wal.clone(),
                     objects: for_admin,
-                    marker: crate::storage::prefix(&settings).join("cluster.json"),
+                    marker: prefix.join("cluster.json"),
                     is_restarting: AtomicBool::new(false),
                     peers: transport.clone(),
                     turns: Arc::clone(&turns),
@@ -343,6 +353,12 @@ impl Node {
             stop,
             tasks,
         })
+    }
+
+    /// Whether the data directory of these settings belongs to a cluster already: then there may be spans in it that are
+    /// nowhere else, and it is opened whatever else is away.
+    pub fn is_known(settings: &NodeSettings) -> bool {
+        !matches!(identity::cluster(&settings.node.data_dir), Ok(0))
     }
 
     /// Where the admin API is; `None` when there is none.
@@ -478,6 +494,23 @@ impl Peers {
         self.tasks.close();
         self.tasks.wait().await;
         self.transport.retain(|_| false);
+    }
+}
+
+/// Refuses the prefix of another cluster. A store that does not answer is asked again before the first write.
+async fn confirm_owner(owned: &OwnedStore) -> anyhow::Result<()> {
+    match tokio::time::timeout(OWNER_WITHIN, owned.confirm()).await {
+        Ok(Err(error)) if owned.is_foreign() => Err(error.into()),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "whose prefix of the object store it is cannot be read yet");
+            Ok(())
+        }
+        Err(_) => {
+            tracing::warn!("the object store does not answer; blocks wait until it does");
+            Ok(())
+        }
     }
 }
 

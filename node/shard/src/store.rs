@@ -1,7 +1,8 @@
 //! Objects of this cluster in the object store: their keys, uploads that are verified, deletes.
 //!
 //! ```text
-//! <prefix>/cluster.json                                      who owns this prefix
+//! <prefix>/owner.json                                        whose catalog names what is below this prefix
+//! <prefix>/cluster.json                                      the operator's marker
 //! <prefix>/l0/<shard>-<generation>/<from>-<to>-<uuid>.parquet   as flushed, all tenants of a cut
 //! <prefix>/blocks/<tenant>/<uuid>.parquet                    merged, one tenant
 //! <prefix>/traces/<tenant>/<uuid>.index                      merged trace-id index

@@ -190,3 +190,34 @@ async fn what_is_acknowledged_is_found_live_flushed_and_after_a_restart() {
     assert_eq!(found["traces"].as_array().unwrap().len(), 5);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_data_directory_does_not_take_over_what_another_has_in_the_object_store() {
+    let (store, first, second) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    let settings = format!("storage: {{filesystem: {{path: '{}'}}}}\n", store.path().display());
+    let node = start_with(first.path(), &settings).await;
+    let open = async |dir: &Path| {
+        let mut settings = settings::parse(&settings).unwrap();
+        settings.node.data_dir = dir.to_owned();
+        let common = Common::new(settings, Arc::new(SystemClock::new()));
+        let objects = server::storage::open(&common.settings).unwrap();
+        Node::open(common, objects).await.map(drop).unwrap_err().to_string()
+    };
+    // Nothing was flushed yet, and still.
+    let refused = open(second.path()).await;
+    assert!(refused.contains("belongs to cluster"), "{refused}");
+    node.stop().await;
+    // A prefix whose owner was forgotten has one again as soon as its cluster comes back.
+    std::fs::remove_file(store.path().join("owner.json")).unwrap();
+    start_with(first.path(), &settings).await.stop().await;
+    let refused = open(second.path()).await;
+    assert!(refused.contains("belongs to cluster"), "{refused}");
+    // The settings name the prefix of somebody else.
+    std::fs::write(store.path().join("owner.json"), r#"{"cluster": "other"}"#).unwrap();
+    let refused = open(first.path()).await;
+    assert!(refused.contains("belongs to cluster other"), "{refused}");
+}
