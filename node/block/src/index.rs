@@ -590,6 +590,11 @@ impl BlockIndex {
         self.columns.get(attribute).copied()
     }
 
+    /// The attributes that have a file column, in no order.
+    pub fn attribute_columns(&self) -> impl Iterator<Item = &AttributeKey> {
+        self.columns.keys()
+    }
+
     /// Whether an attribute can occur in the tail of a row group.
     pub fn tail_may_hold(&self, group: usize, attribute: &AttributeKey) -> bool {
         let Some(fence) = self.fences.get(group) else {

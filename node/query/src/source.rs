@@ -185,6 +185,7 @@ pub trait Chunk: Send + Sync {
         let _ = (name, note, bytes);
     }
 
-    /// Keys of the attributes some row has in this scope. Each key once, in any order. Must not read the columns.
+    /// Keys of the attributes some row has in this scope. Each key once, in any order, and all of
+    /// them. Must not read the columns of single attributes.
     fn attribute_keys(&self, scope: Scope) -> Result<Vec<Arc<str>>>;
 }

@@ -126,15 +126,27 @@ impl TagNames {
         self.is_cut
     }
 
-    /// Adds a name.
-    pub fn add(&mut self, scope: Scope, name: &Arc<str>) {
-        let names = self.scopes.entry(scope).or_default();
-        names.insert(name.clone());
-        let limit = if self.limit == 0 {
+    fn limit(&self) -> usize {
+        if self.limit == 0 {
             limits::TAG_NAMES_MAX
         } else {
             self.limit.min(limits::TAG_NAMES_MAX)
-        };
+        }
+    }
+
+    /// Whether adding this name would change nothing: it is there, or there is no room for it and that is known.
+    fn is_settled(&self, scope: Scope, name: &str) -> bool {
+        self.scopes.get(&scope).is_some_and(|names| {
+            let is_beyond = || names.last().is_none_or(|last| &**last < name);
+            names.contains(name) || (self.is_cut && names.len() >= self.limit() && is_beyond())
+        })
+    }
+
+    /// Adds a name.
+    pub fn add(&mut self, scope: Scope, name: &Arc<str>) {
+        let limit = self.limit();
+        let names = self.scopes.entry(scope).or_default();
+        names.insert(name.clone());
         while names.len() > limit {
             names.pop_last();
             self.is_cut = true;
@@ -171,8 +183,7 @@ pub fn collect_tag_names(
     for scope in scopes {
         for key in chunk.attribute_keys(*scope)? {
             budget.check()?;
-            let known = into.scopes.get(scope).is_some_and(|names| names.contains(&key));
-            if known {
+            if into.is_settled(*scope, &key) {
                 continue;
             }
             let present = match &rows {

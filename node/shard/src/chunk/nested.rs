@@ -1,6 +1,7 @@
 //! Columns that do not stand as columns: attributes of events and links, attributes in the tail, attributes of resources
 //! and instrumentation scopes. Gathered from raw OTLP for the query that asks, from a head and from a block alike.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::column::{Column, Dict, OwnedValues};
@@ -160,7 +161,7 @@ pub fn nested_keys(raw: RawRows<'_>, nested: Nested) -> Result<Vec<Arc<str>>, Ma
             keys.add(pair?.0);
         }
     }
-    Ok(keys.0)
+    Ok(keys.finish())
 }
 
 /// Keys of all attributes in the tail, each once.
@@ -169,7 +170,7 @@ pub fn tail_keys(raw: RawRows<'_>) -> Result<Vec<Arc<str>>, Malformed> {
     for message in raw.messages() {
         keys.add(otlp::read_key_value(message?.1)?.key);
     }
-    Ok(keys.0)
+    Ok(keys.finish())
 }
 
 fn attributes_field(nested: Nested) -> u32 {
@@ -179,18 +180,22 @@ fn attributes_field(nested: Nested) -> u32 {
     }
 }
 
-/// A few hundred keys at most matter to a person; a linear look is enough and keeps them in the order first met.
+/// Distinct keys, ascending. What bounds them is the chunk they come from: they are a part of its bytes. Who asks says how
+/// many it wants and whether there were more; a list that ends early without saying so would be taken for all of them.
 #[derive(Debug, Default)]
-struct Keys(Vec<Arc<str>>);
+struct Keys(BTreeSet<Arc<str>>);
 
 impl Keys {
     fn add(&mut self, key: &[u8]) {
         if let Ok(key) = std::str::from_utf8(key)
-            && self.0.len() < model::table::ATTRIBUTE_COLUMNS_MAX
-            && !self.0.iter().any(|known| **known == *key)
+            && !self.0.contains(key)
         {
-            self.0.push(Arc::from(key));
+            self.0.insert(Arc::from(key));
         }
+    }
+
+    fn finish(self) -> Vec<Arc<str>> {
+        self.0.into_iter().collect()
     }
 }
 
@@ -322,7 +327,7 @@ pub fn owner_keys<'a>(blobs: impl Iterator<Item = &'a [u8]>, number: u32) -> Res
             keys.add(pair?.0);
         }
     }
-    Ok(keys.0)
+    Ok(keys.finish())
 }
 
 /// A column that gives each row the value of its owner.

@@ -290,6 +290,24 @@ impl RowGroupChunk {
         Ok(keys)
     }
 
+    /// Keys in the tail, if some of them found no room in the block's catalogue.
+    fn open_tail_keys(&self) -> query::Result<Vec<Arc<str>>> {
+        let fence = self.block.index().fences().get(self.group);
+        if !fence.is_some_and(|fence| fence.tail_is_open) {
+            return Ok(Vec::new());
+        }
+        let fields = self.fetch_fields(&[Field::Tail], |row_group| row_group.column(Field::Tail.ordinal()))?;
+        self.fetching.budget.check()?;
+        let (offsets, bytes) = plain_bytes(&fields.values);
+        let rows: Vec<u32> = (0..offsets.len().saturating_sub(1) as u32).collect();
+        let raw = RawRows {
+            rows: &rows,
+            offsets: &offsets,
+            bytes: &bytes,
+        };
+        nested::tail_keys(raw).map_err(|error| corrupt("attributes of a block", error))
+    }
+
     fn read_nested(&self, column: &ColumnRef) -> query::Result<Vec<Column>> {
         if let ColumnRef::Attribute(scope @ (Scope::Event | Scope::Link), key) = column
             && !self.nested_keys(*scope)?.contains(key)
@@ -641,11 +659,12 @@ impl Chunk for RowGroupChunk {
         let text = |key: &[u8]| std::str::from_utf8(key).ok().map(Arc::from);
         match scope {
             Scope::Span => {
-                let mut keys: Vec<Arc<str>> = index
-                    .catalogue()
-                    .iter()
-                    .filter_map(|entry| text(&entry.attribute.key))
-                    .collect();
+                let catalogue = index.catalogue().iter();
+                let mut keys: Vec<Arc<str>> = catalogue.filter_map(|entry| text(&entry.attribute.key)).collect();
+                if !index.catalogue_is_whole() {
+                    keys.extend(index.attribute_columns().filter_map(|attribute| text(&attribute.key)));
+                    keys.extend(self.open_tail_keys()?);
+                }
                 keys.sort_unstable();
                 keys.dedup();
                 Ok(keys)

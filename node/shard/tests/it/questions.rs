@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use model::Scope;
+use opentelemetry_proto::tonic::trace::v1::span::Event;
 use parking_lot::Mutex;
 use query::SearchRequest;
 use query::answer::TraceMatch;
 use query::budget::{Budget, Limits};
-use query::source::TimeRange;
+use query::source::{Chunk, TimeRange};
+use query::tags::{TagFilter, TagNames, collect_tag_names};
 use shard::crew::Onlooker;
 use shard::search::SearchAnswer;
 
-use crate::world::{NOW, SECOND, World, span, trace_id};
+use crate::world::{NOW, SECOND, World, span, text, trace_id};
 
 #[derive(Default)]
 struct Seen {
@@ -189,5 +192,54 @@ async fn a_limit_ends_the_question_and_says_which() {
         let means = world.means(Budget::new(limits));
         let error = shard::search::search(&snapshot, &plan, &means, None).await.unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+/// The names of attributes of spans and events, and whether there are more.
+async fn tag_names(world: &World) -> (Vec<String>, Vec<String>, bool) {
+    let wanted = TagFilter::new(TimeRange::ALWAYS, None).unwrap();
+    let work = move |chunk: &dyn Chunk, names: &mut TagNames, budget: &Budget| {
+        collect_tag_names(&wanted, &[Scope::Span, Scope::Event], chunk, names, budget)
+    };
+    let snapshot = world.snapshot().await;
+    let means = world.means(Budget::default());
+    let scanned = shard::scan::scan(&snapshot, TimeRange::ALWAYS, &means, None, work)
+        .await
+        .unwrap();
+    assert_eq!(scanned.looked.missing, Vec::<String>::new());
+    let mut names = TagNames::default();
+    scanned.parts.into_iter().for_each(|part| names.merge(part));
+    let of = |scope| names.names(scope).map(str::to_owned).collect();
+    (of(Scope::Span), of(Scope::Event), names.is_cut())
+}
+
+/// More names than a block's catalogue lists, than a live table has columns, and than an answer holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_whole_or_said_to_be_cut_before_a_flush_and_after() {
+    const PER_SPAN: usize = 100;
+    let most = query::limits::TAG_NAMES_MAX;
+    for count in [4_095, 4_096, 4_097, 8_193, most, most + 1] {
+        let mut world = World::new();
+        let names: Vec<String> = (0..count).map(|n| format!("key-{n:05}")).collect();
+        let spans: Vec<_> = names
+            .chunks(PER_SPAN)
+            .enumerate()
+            .map(|(n, names)| {
+                let mut one = span(n as u8, 0, 0, 0, 1);
+                let attributes: Vec<_> = names.iter().map(|name| text(name, "x".to_owned())).collect();
+                one.events = vec![Event {
+                    attributes: attributes.clone(),
+                    ..Default::default()
+                }];
+                one.attributes = attributes;
+                one
+            })
+            .collect();
+        world.send(&spans);
+        let kept = names[..count.min(most)].to_vec();
+        let expected = (kept.clone(), kept, count > most);
+        assert!(tag_names(&world).await == expected, "{count} live");
+        world.flush().await;
+        assert!(tag_names(&world).await == expected, "{count} flushed");
     }
 }
