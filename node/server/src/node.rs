@@ -29,7 +29,9 @@
 mod admin;
 mod behind;
 mod desk;
+mod disk;
 mod flusher;
+mod founding;
 mod frontend;
 mod gauges;
 mod housekeeping;
@@ -37,8 +39,10 @@ mod identity;
 mod lane;
 mod machine;
 mod members;
+mod memory;
 pub mod observer;
 mod owner;
+mod peers;
 mod plan;
 mod reader;
 mod ring;
@@ -48,26 +52,23 @@ mod tags;
 mod tails;
 mod writer;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use block::{RangeReader, StoreReader};
-use consensus::ring::{Body, HashRange, NodeRecord, NodeState, RingMachine, RingView, ShardRecord};
-use consensus::{GroupId, Groups, GroupsOptions, NoPeers, PeerNetwork};
+use block::StoreReader;
+use consensus::ring::RingView;
+use consensus::{Groups, GroupsOptions, NoPeers, PeerNetwork};
 use futures::future::BoxFuture;
-use model::{BlockId, Clock, Generation, NodeId, ShardId};
+use model::{BlockId, Clock};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
-use settings::{ByteSize, NodeSettings};
+use settings::NodeSettings;
 use shard::blocks::Blocks;
 use shard::column_cache::ColumnCache;
 use shard::decoded_cache::DecodedCache;
-use shard::disk_cache::DiskCache;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::port::CatalogPort;
 use shard::reads::WatchedReader;
@@ -77,21 +78,18 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wal::{RealVfs, Vfs, Wal, WalOptions};
+use wal::{RealVfs, Vfs, Wal};
 
 use crate::app::{Backend, Common};
-use crate::peer::accept::PeerDoor;
-use crate::peer::tls::PeerTls;
-use crate::peer::{PeerIdentity, PeerTransport, Security};
 use admin::Admin;
 pub use admin::AdminCommand;
-use desk::{DeskRooms, NodeDesk};
+use desk::DeskRooms;
 use frontend::Frontend;
 use gauges::Gauges;
 use housekeeping::{Caches, Housekeeping};
-use members::Card;
 use observer::Observer;
 use owner::{Owned, OwnedStore};
+use peers::Peers;
 use ring::RingPort;
 use route::Router;
 use shards::{ShardRooms, Shards};
@@ -103,15 +101,6 @@ pub const FEATURE_LEVEL: u32 = 0;
 const RESIGN_WITHIN: Duration = Duration::from_secs(2);
 /// How long a log may take to be read back before the node gives up on starting.
 const RECOVERY_MAX: Duration = Duration::from_secs(600);
-/// Time a start waits to hear whose prefix of the object store it is.
-const OWNER_WITHIN: Duration = Duration::from_secs(5);
-/// Budget of live spans where settings leave it open: a quarter of the memory we may use, within these.
-const HEADS_MIN: u64 = ByteSize::mib(128).0;
-const HEADS_MAX: u64 = ByteSize::gib(2).0;
-/// Memory for columns of blocks where settings leave it open: an eighth, within these.
-const COLUMNS_MIN: u64 = ByteSize::mib(16).0;
-const COLUMNS_MAX: u64 = ByteSize::mib(512).0;
-
 /// A node that is open.
 pub struct Node {
     common: Common,
@@ -126,15 +115,6 @@ pub struct Node {
     heads_max: usize,
     peers: Option<Peers>,
     admin_address: Option<SocketAddr>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-/// The way to the other nodes.
-struct Peers {
-    transport: PeerTransport,
-    desk: Arc<NodeDesk>,
-    listener: Option<TcpListener>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -162,7 +142,7 @@ impl Node {
         shard::spool::clear(&spool_dir).with_context(|| format!("cannot clear {}", spool_dir.display()))?;
         let id = identity::load_or_make(data_dir)?;
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
-        let wal = open_wal(&common, id, Arc::clone(&vfs), &data_dir.join("wal"))?;
+        let wal = disk::open_wal(&common, id, Arc::clone(&vfs), &data_dir.join("wal"))?;
         let prefix = crate::storage::prefix(&settings);
         if identity::cluster(data_dir)? == 0 && settings.cluster.join.is_empty() {
             owner::vacant(&*objects, &prefix).await?;
@@ -181,7 +161,7 @@ impl Node {
         }
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let ring = open_ring(&common, &groups, peers.as_ref(), &stop, &tasks).await?;
+        let ring = founding::open_ring(&common, &groups, peers.as_ref(), &stop, &tasks).await?;
         let state = Arc::clone(&ring.ring_view());
         let count = u32::try_from(state.state.map.shards.len()).unwrap_or(u32::MAX);
         if count != settings.shards.count {
@@ -194,7 +174,7 @@ impl Node {
 
         let for_admin = Arc::clone(&objects);
         let owned = OwnedStore::new(Arc::clone(&objects), &prefix, state.state.cluster);
-        confirm_owner(&owned).await?;
+        owner::confirm_at_start(&owned).await?;
         let store = Store::new(Arc::new(Owned(owned)), prefix.clone());
         let cache = settings.memory.block_cache.bytes();
         let for_reads = crate::storage::for_reads(&settings, objects)?;
@@ -202,8 +182,8 @@ impl Node {
             Arc::new(StoreReader::new(for_reads)),
             Arc::clone(&common.clock),
         ));
-        let on_disk = disk_cache(&settings, Arc::clone(&reads) as _)?;
-        let (stored_max, decoded_max) = columns_budget(settings.memory.column_cache);
+        let on_disk = disk::cache(&settings, Arc::clone(&reads) as _)?;
+        let (stored_max, decoded_max) = memory::columns_budget(settings.memory.column_cache);
         let columns = Arc::new(ColumnCache::new(
             on_disk
                 .clone()
@@ -218,7 +198,7 @@ impl Node {
             &spool_dir,
             cache,
         )?);
-        let heads_max = heads_budget(settings.memory.heads);
+        let heads_max = memory::heads_budget(settings.memory.heads);
         let new_block_id = block_ids(Arc::clone(&common.clock));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let shards = Arc::new(Shards::new(ShardRooms {
@@ -453,303 +433,9 @@ impl Node {
     }
 }
 
-impl Peers {
-    async fn open(settings: &NodeSettings, id: NodeId, cluster: u128) -> anyhow::Result<Option<Self>> {
-        let Some(address) = settings.listen.peer else {
-            return Ok(None);
-        };
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listen.peer: cannot listen on {address}"))?;
-        let security = match &settings.cluster.tls {
-            Some(tls) => Security::Tls(Arc::new(PeerTls::load(tls).context("cluster.tls")?)),
-            None => Security::Plaintext,
-        };
-        let identity = PeerIdentity {
-            node: id,
-            address: settings.cluster.advertised(listener.local_addr()?).into(),
-            feature_level: FEATURE_LEVEL,
-        };
-        let timeout = settings.cluster.connect_timeout.duration();
-        Ok(Some(Self {
-            transport: PeerTransport::new(identity, cluster, security, timeout),
-            desk: Arc::default(),
-            listener: Some(listener),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        }))
-    }
-
-    fn serve(&mut self, groups: Groups) {
-        if let Some(listener) = self.listener.take() {
-            let door = PeerDoor::new(self.transport.clone(), groups, Arc::clone(&self.desk) as _);
-            let serving = door.serve(listener, self.stop.clone(), self.tasks.clone());
-            self.tasks.spawn(serving);
-        }
-    }
-
-    async fn close(self) {
-        self.desk.close();
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.transport.retain(|_| false);
-    }
-}
-
-/// Refuses the prefix of another cluster. A store that does not answer is asked again before the first write.
-async fn confirm_owner(owned: &OwnedStore) -> anyhow::Result<()> {
-    match tokio::time::timeout(OWNER_WITHIN, owned.confirm()).await {
-        Ok(Err(error)) if owned.is_foreign() => Err(error.into()),
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "whose prefix of the object store it is cannot be read yet");
-            Ok(())
-        }
-        Err(_) => {
-            tracing::warn!("the object store does not answer; blocks wait until it does");
-            Ok(())
-        }
-    }
-}
-
-fn open_wal(common: &Common, id: NodeId, vfs: Arc<dyn Vfs>, dir: &Path) -> anyhow::Result<Wal> {
-    let settings = &common.settings.wal;
-    let clock = Arc::clone(&common.clock);
-    let options = WalOptions {
-        segment_bytes: u32::try_from(settings.segment_bytes.bytes()).context("wal.segment_bytes is too large")?,
-        quota_bytes: settings.quota_bytes.bytes(),
-        // After a failed sync nobody knows what is on the disk: stop before anybody is told otherwise.
-        on_fatal: Box::new(|error| {
-            tracing::error!(
-                error = error as &dyn std::error::Error,
-                "the log cannot be written; stopping at once"
-            );
-            std::process::abort();
-        }),
-        stopwatch: Box::new(move || clock.monotonic()),
-        ..WalOptions::new(id.0)
-    };
-    let (wal, recovery) =
-        Wal::open(vfs, dir, options).with_context(|| format!("cannot open the log in {}", dir.display()))?;
-    tracing::info!(
-        segments = recovery.segments,
-        records = recovery.records,
-        created = recovery.created,
-        "log opened"
-    );
-    if let Some(torn) = &recovery.torn_tail {
-        tracing::info!(
-            segment = torn.segment,
-            offset = torn.offset,
-            "cut off records that nobody was told are durable"
-        );
-    }
-    for damage in &recovery.damage {
-        tracing::error!(?damage, "durable bytes of the log are damaged");
-    }
-    for lost in &recovery.lost_promises {
-        tracing::error!(?lost, "a group may have lost what it promised to keep");
-    }
-    Ok(wal)
-}
-
-/// Opens the ring. A disk that belongs to no cluster joins the one that the settings name, or founds one.
-async fn open_ring(
-    common: &Common,
-    groups: &Groups,
-    peers: Option<&Peers>,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) -> anyhow::Result<Arc<RingPort>> {
-    let settings = &common.settings;
-    let data_dir = settings.node.data_dir.as_path();
-    let (machine, view) = RingMachine::new();
-    let answers = machine.answers();
-    let group = groups.open(GroupId::Ring, machine).await?;
-    let id = group.node();
-    let transport = peers.map(|peers| peers.transport.clone());
-    let clock = Arc::clone(&common.clock);
-    let port = Arc::new(RingPort::new(group.clone(), view, answers, clock, transport.clone()));
-    if let Some(peers) = peers {
-        // The ring is answered for before there are shards: a majority may need this node's vote.
-        peers.desk.open(DeskRooms {
-            ring: Arc::clone(&port),
-            router: None,
-            reader: None,
-            tails: None,
-            peers: peers.transport.clone(),
-        });
-    }
-    let card = Card {
-        name: match &settings.cluster.name {
-            Some(name) => name.as_str().into(),
-            None => format!("{:016x}", id.0).into(),
-        },
-        zone: settings.cluster.zone.as_str().into(),
-    };
-    let is_new = identity::cluster(data_dir)? == 0;
-    let seeds: Vec<Arc<str>> = settings
-        .cluster
-        .join
-        .iter()
-        .map(|address| address.as_str().into())
-        .collect();
-    match &transport {
-        Some(transport) if is_new && !seeds.is_empty() => {
-            members::join(transport, &seeds, &card, stop).await?;
-            identity::keep_cluster(data_dir, transport.cluster())?;
-        }
-        _ if is_new => {
-            group.found(&BTreeSet::from([id])).await?;
-            group.wait_recovered(RECOVERY_MAX).await?;
-            if !port.ring_view().state.is_founded() {
-                found_cluster(common, &port, transport.as_ref(), &card).await?;
-            }
-            let cluster = port.ring_view().state.cluster;
-            identity::keep_cluster(data_dir, cluster)?;
-            if let Some(transport) = &transport {
-                transport.belongs_to(cluster);
-            }
-        }
-        _ => {}
-    }
-    let finding = transport.as_ref().map(|transport| {
-        for node in port.ring_view().state.nodes.values() {
-            transport.book().record(node.id, &node.address);
-        }
-        tasks.spawn(members::find(Arc::clone(&port), transport.clone(), seeds, stop.clone()))
-    });
-    let mut views = port.views();
-    let founded = tokio::time::timeout(RECOVERY_MAX, views.wait_for(|view| view.state.is_founded())).await;
-    founded.context("the ring could not be read back: a majority of its voters is away")??;
-    drop(views);
-    if let Some(finding) = finding {
-        finding.abort();
-    }
-    let known = port.ring_view().state.cluster;
-    anyhow::ensure!(
-        known == identity::cluster(data_dir)?,
-        "the log is of another cluster than the folder it is in"
-    );
-    if transport.is_none() {
-        group.wait_recovered(RECOVERY_MAX).await?;
-    }
-    tasks.spawn(ring::keep_time(Arc::clone(&port), stop.clone()));
-    tasks.spawn(ring::forward_views(Arc::clone(&port), stop.clone()));
-    if let Some(transport) = transport {
-        tasks.spawn(members::announce(
-            Arc::clone(&port),
-            transport.clone(),
-            card,
-            stop.clone(),
-        ));
-        tasks.spawn(members::keep(
-            Arc::clone(&port),
-            transport,
-            settings.cluster.replicas,
-            stop.clone(),
-        ));
-    }
-    Ok(port)
-}
-
-async fn found_cluster(
-    common: &Common,
-    port: &RingPort,
-    transport: Option<&PeerTransport>,
-    card: &Card,
-) -> anyhow::Result<()> {
-    let id = port.node();
-    let count = common.settings.shards.count;
-    let shard = |index| ShardRecord {
-        id: ShardId(index),
-        range: HashRange::of_shard(index, count),
-        generation: Generation(1),
-        members: BTreeSet::from([id]),
-        preferred: id,
-        inherits: false,
-    };
-    let node = NodeRecord {
-        id,
-        pod: Arc::clone(&card.name),
-        zone: Arc::clone(&card.zone),
-        address: match transport {
-            Some(transport) => Arc::clone(&transport.identity().address),
-            None => "alone".into(),
-        },
-        state: NodeState::Active,
-        feature_level: FEATURE_LEVEL,
-        joined_unix_nanos: 0,
-    };
-    port.propose(Body::Bootstrap {
-        cluster: rand::random::<u128>() | 1,
-        nodes: vec![node],
-        shards: (0..count).map(shard).collect(),
-    })
-    .await?;
-    Ok(())
-}
-
 /// Names of blocks sort by time and never repeat.
 fn block_ids(clock: Arc<dyn Clock>) -> Arc<dyn Fn() -> BlockId + Send + Sync> {
     Arc::new(move || BlockId::from_parts(clock.unix_nanos() / 1_000_000, rand::random()))
-}
-
-fn heads_budget(asked: Option<ByteSize>) -> usize {
-    let budget = match asked {
-        Some(asked) => asked.bytes(),
-        None => (memory_limit() / 4).clamp(HEADS_MIN, HEADS_MAX),
-    };
-    usize::try_from(budget).unwrap_or(usize::MAX)
-}
-
-/// Bytes of columns kept as they are stored, and as they are decoded. Half of each: what is decoded is several times as
-/// long, but what is hot is little, and is not asked for as it is stored any more.
-fn columns_budget(asked: Option<ByteSize>) -> (u64, u64) {
-    let both = match asked {
-        Some(asked) => asked.bytes(),
-        None => (memory_limit() / 8).clamp(COLUMNS_MIN, COLUMNS_MAX),
-    };
-    (both / 2, both - both / 2)
-}
-
-/// A cache on this node's disk, where the store is somewhere else.
-fn disk_cache(settings: &NodeSettings, reads: Arc<dyn RangeReader>) -> anyhow::Result<Option<Arc<DiskCache>>> {
-    let capacity = settings.storage.read_cache_bytes();
-    let dir = settings.node.data_dir.join("cache");
-    if capacity == 0 {
-        return Ok(None);
-    }
-    let disk = dir.clone();
-    let free = Arc::new(move || RealVfs.free_bytes(&disk));
-    let cache = DiskCache::open(reads, &dir, capacity, free);
-    let cache = cache.with_context(|| format!("cannot open the cache in {}", dir.display()))?;
-    Ok(Some(Arc::new(cache)))
-}
-
-/// Bytes this process may use: the cgroup's limit, or all memory of the machine.
-fn memory_limit() -> u64 {
-    let number = |path: &str| {
-        std::fs::read_to_string(path)
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok())
-    };
-    let cgroup = number("/sys/fs/cgroup/memory.max").or_else(|| number("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim()
-            .strip_suffix(" kB")?
-            .trim()
-            .parse::<u64>()
-            .ok()
-            .map(|kib| kib << 10)
-    });
-    // Without a limit, version 1 of cgroups reports a number close to 2^63.
-    cgroup
-        .unwrap_or(u64::MAX)
-        .min(machine.unwrap_or(ByteSize::gib(1).bytes()))
 }
 
 /// The whole state of the ring at some moment.

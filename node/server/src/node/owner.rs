@@ -12,6 +12,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 const FOLDERS: [&str; 3] = ["l0", "blocks", "traces"];
 /// Ours has a tenth of it.
 const OWNER_BYTES_MAX: u64 = 4 << 10;
+/// Time a start waits to hear whose prefix of the object store it is.
+const OWNER_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Owner {
@@ -52,6 +55,23 @@ pub(super) async fn vacant(objects: &dyn ObjectStore, prefix: &Path) -> anyhow::
         }
     }
     Ok(())
+}
+
+/// Refuses the prefix of another cluster. A store that does not answer is asked again before the first write.
+pub(super) async fn confirm_at_start(owned: &OwnedStore) -> anyhow::Result<()> {
+    match tokio::time::timeout(OWNER_WITHIN, owned.confirm()).await {
+        Ok(Err(error)) if owned.is_foreign() => Err(error.into()),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "whose prefix of the object store it is cannot be read yet");
+            Ok(())
+        }
+        Err(_) => {
+            tracing::warn!("the object store does not answer; blocks wait until it does");
+            Ok(())
+        }
+    }
 }
 
 fn key(prefix: &Path) -> Path {

@@ -1,0 +1,160 @@
+//! Opening the ring: a disk that knows its cluster finds it again, an empty one joins the cluster that the settings name, or
+//! founds one.
+//!
+//! What always holds: a disk belongs to one cluster for good, written down ([`identity`]) before anything is acknowledged.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use consensus::ring::{Body, HashRange, NodeRecord, NodeState, RingMachine, ShardRecord};
+use consensus::{GroupId, Groups};
+use model::{Generation, ShardId};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::desk::DeskRooms;
+use super::members::{self, Card};
+use super::peers::Peers;
+use super::ring::{self, RingPort};
+use super::{FEATURE_LEVEL, RECOVERY_MAX, identity};
+use crate::app::Common;
+use crate::peer::PeerTransport;
+
+/// Opens the ring. A disk that belongs to no cluster joins the one that the settings name, or founds one.
+pub(super) async fn open_ring(
+    common: &Common,
+    groups: &Groups,
+    peers: Option<&Peers>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<Arc<RingPort>> {
+    let settings = &common.settings;
+    let data_dir = settings.node.data_dir.as_path();
+    let (machine, view) = RingMachine::new();
+    let answers = machine.answers();
+    let group = groups.open(GroupId::Ring, machine).await?;
+    let id = group.node();
+    let transport = peers.map(|peers| peers.transport.clone());
+    let clock = Arc::clone(&common.clock);
+    let port = Arc::new(RingPort::new(group.clone(), view, answers, clock, transport.clone()));
+    if let Some(peers) = peers {
+        // The ring is answered for before there are shards: a majority may need this node's vote.
+        peers.desk.open(DeskRooms {
+            ring: Arc::clone(&port),
+            router: None,
+            reader: None,
+            tails: None,
+            peers: peers.transport.clone(),
+        });
+    }
+    let card = Card {
+        name: match &settings.cluster.name {
+            Some(name) => name.as_str().into(),
+            None => format!("{:016x}", id.0).into(),
+        },
+        zone: settings.cluster.zone.as_str().into(),
+    };
+    let is_new = identity::cluster(data_dir)? == 0;
+    let seeds: Vec<Arc<str>> = settings
+        .cluster
+        .join
+        .iter()
+        .map(|address| address.as_str().into())
+        .collect();
+    match &transport {
+        Some(transport) if is_new && !seeds.is_empty() => {
+            members::join(transport, &seeds, &card, stop).await?;
+            identity::keep_cluster(data_dir, transport.cluster())?;
+        }
+        _ if is_new => {
+            group.found(&BTreeSet::from([id])).await?;
+            group.wait_recovered(RECOVERY_MAX).await?;
+            if !port.ring_view().state.is_founded() {
+                found_cluster(common, &port, transport.as_ref(), &card).await?;
+            }
+            let cluster = port.ring_view().state.cluster;
+            identity::keep_cluster(data_dir, cluster)?;
+            if let Some(transport) = &transport {
+                transport.belongs_to(cluster);
+            }
+        }
+        _ => {}
+    }
+    let finding = transport.as_ref().map(|transport| {
+        for node in port.ring_view().state.nodes.values() {
+            transport.book().record(node.id, &node.address);
+        }
+        tasks.spawn(members::find(Arc::clone(&port), transport.clone(), seeds, stop.clone()))
+    });
+    let mut views = port.views();
+    let founded = tokio::time::timeout(RECOVERY_MAX, views.wait_for(|view| view.state.is_founded())).await;
+    founded.context("the ring could not be read back: a majority of its voters is away")??;
+    drop(views);
+    if let Some(finding) = finding {
+        finding.abort();
+    }
+    let known = port.ring_view().state.cluster;
+    anyhow::ensure!(
+        known == identity::cluster(data_dir)?,
+        "the log is of another cluster than the folder it is in"
+    );
+    if transport.is_none() {
+        group.wait_recovered(RECOVERY_MAX).await?;
+    }
+    tasks.spawn(ring::keep_time(Arc::clone(&port), stop.clone()));
+    tasks.spawn(ring::forward_views(Arc::clone(&port), stop.clone()));
+    if let Some(transport) = transport {
+        tasks.spawn(members::announce(
+            Arc::clone(&port),
+            transport.clone(),
+            card,
+            stop.clone(),
+        ));
+        tasks.spawn(members::keep(
+            Arc::clone(&port),
+            transport,
+            settings.cluster.replicas,
+            stop.clone(),
+        ));
+    }
+    Ok(port)
+}
+
+/// Makes a cluster of this node alone: all shards here.
+async fn found_cluster(
+    common: &Common,
+    port: &RingPort,
+    transport: Option<&PeerTransport>,
+    card: &Card,
+) -> anyhow::Result<()> {
+    let id = port.node();
+    let count = common.settings.shards.count;
+    let shard = |index| ShardRecord {
+        id: ShardId(index),
+        range: HashRange::of_shard(index, count),
+        generation: Generation(1),
+        members: BTreeSet::from([id]),
+        preferred: id,
+        inherits: false,
+    };
+    let node = NodeRecord {
+        id,
+        pod: Arc::clone(&card.name),
+        zone: Arc::clone(&card.zone),
+        address: match transport {
+            Some(transport) => Arc::clone(&transport.identity().address),
+            None => "alone".into(),
+        },
+        state: NodeState::Active,
+        feature_level: FEATURE_LEVEL,
+        joined_unix_nanos: 0,
+    };
+    port.propose(Body::Bootstrap {
+        cluster: rand::random::<u128>() | 1,
+        nodes: vec![node],
+        shards: (0..count).map(shard).collect(),
+    })
+    .await?;
+    Ok(())
+}
