@@ -267,6 +267,9 @@ fn idle(sight: &Sight<'_>, mut memory: Memory) -> Decision {
     if let Some(act) = scale::surplus_pods(sight, &memory) {
         return acting(memory, "ShrinkSet", act, sight.observed);
     }
+    if let Some(act) = scale::stray_claim(sight) {
+        return acting(memory, "RetireClaim", act, sight.observed);
+    }
     if let Some(act) = scale::surplus_claim(sight) {
         return acting(memory, "DeleteClaim", act, sight.observed);
     }

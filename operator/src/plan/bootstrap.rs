@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::cluster::status::OperationKind;
 
 use super::membership::{self, Joining};
-use super::{Act, Due, Next, Sight, asked};
+use super::{Act, Due, Next, Sight, asked, is_forced, replace};
 use crate::admin::{Command, Marker, NodeStatus, StorageView};
 use crate::names;
 use crate::observed::Memory;
@@ -161,6 +161,9 @@ fn make(sight: &Sight<'_>, memory: &Memory) -> Next {
         .first()
         .and_then(|slot| Some((slot.pod.as_str(), sight.node(&slot.pod)?)));
     let (Some((pod, node)), true) = (first, blank >= wanted) else {
+        if let Some(next) = empty_handed(sight, memory) {
+            return next;
+        }
         return Next::Wait(
             "WaitingForNodes",
             format!("{blank} of the {wanted} nodes that are needed answer, and the first one of them has to"),
@@ -199,6 +202,17 @@ fn make(sight: &Sight<'_>, memory: &Memory) -> Next {
         Marker::Live { cluster, epoch } => again(sight, memory, pod, cluster, Some(*epoch)),
         Marker::Pending { cluster } => owned_by(cluster),
     }
+}
+
+/// Volumes may be lost before there is a ring. While there has been none, nothing was acknowledged, and they are made anew;
+/// later a person has to say that they are lost for good.
+fn empty_handed(sight: &Sight<'_>, memory: &Memory) -> Option<Next> {
+    let mut slots = sight.slots().iter().map(|slot| slot.pod.as_str());
+    let pod = slots.find(|pod| replace::is_long_gone(sight, pod))?;
+    if !memory.bootstrapped || is_forced(sight.cluster, pod) {
+        return Some(replace::give_up(sight, pod));
+    }
+    Some(Next::Stall(replace::lost_for_good(sight, pod)))
 }
 
 /// All disks that answer are empty, and the bucket or the status says that a ring was made.

@@ -1,7 +1,7 @@
 //! The one gate before anything that disturbs a node that is well.
 
 use super::Sight;
-use crate::admin::{Drain, MemberState, StorageView};
+use crate::admin::{Drain, MemberState, StorageProblem, StorageView};
 
 /// Why no node may be disturbed now, or nothing if one may. `except` is the node in question: its own troubles do not count.
 ///
@@ -40,7 +40,10 @@ pub fn closed(sight: &Sight<'_>, except: Option<&str>) -> Option<String> {
             None => return Some(format!("node {} does not answer", member.pod)),
             Some(node) if node.drain != Drain::None => return Some(format!("node {} is handing over", member.pod)),
             Some(node) => {
-                if let StorageView::Unusable { message, .. } = &node.storage {
+                // Keys that are refused are mended by restarting nodes with others; that must not wait for itself.
+                if let StorageView::Unusable { problem, message } = &node.storage
+                    && *problem != StorageProblem::AccessDenied
+                {
                     return Some(format!("node {} cannot use the bucket: {message}", member.pod));
                 }
             }

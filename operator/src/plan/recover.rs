@@ -56,6 +56,21 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
         // Another node with a newer log has come back, or this one has gone: a person has to look again.
         return Next::Done(Box::new(memory.clone()));
     };
+    // Those who are left out may be away only and come back with their disks; that they are out is remembered before it is so.
+    let others: Vec<_> = node
+        .view
+        .iter()
+        .flat_map(|view| &view.members)
+        .map(|member| member.raft_id)
+        .filter(|id| Some(*id) != node.raft_id && !memory.retired.contains(id))
+        .collect();
+    if !others.is_empty() {
+        let mut memory = memory.clone();
+        for id in others {
+            memory.retire(id);
+        }
+        return Next::Remember("Retire", Box::new(memory));
+    }
     match (node.raft_id, &memory.cluster_id) {
         (Some(member), Some(cluster)) => Next::Do(
             "Recover",

@@ -6,13 +6,13 @@
 use crds::cluster::status::OperationKind;
 
 use super::{Act, Due, Next, Sight, Target, is_forced};
-use crate::admin::{Command, Member, MemberState, RaftId, Role};
+use crate::admin::{Command, Member, MemberState, RaftId, RingView, Role};
 use crate::names;
 use crate::observed::Memory;
 
 pub(super) fn due(sight: &Sight<'_>) -> Due {
     let Some(ring) = sight.ring() else {
-        return Due::No;
+        return without_ring(sight);
     };
     let gone: Vec<&Member> = sight.members_without_disk().chain(without_volume(sight)).collect();
     let mut blocked = None;
@@ -26,41 +26,13 @@ pub(super) fn due(sight: &Sight<'_>) -> Due {
             let message = format!("{} is replaced as asked, with what was only on it given up", member.pod);
             return Due::about(OperationKind::Replace, target, message);
         }
-        let others = sight
-            .voters()
-            .filter(|voter| voter.raft_id != member.raft_id && voter.reachable)
-            .count();
-        let votes = sight.voters().count();
-        let reason = if sight.cluster.replication_factor < 2 && member.shards > 0 {
-            Some("there is no second copy of what was on it".to_owned())
-        } else if ring.shards.unavailable > 0 {
-            Some(format!(
-                "{} shards have no majority without it",
-                ring.shards.unavailable
-            ))
-        } else if others * 2 <= votes && member.role == Role::Voter {
-            Some(format!("only {others} of {votes} voters are there without it"))
-        } else {
-            None
-        };
-        match reason {
+        match in_the_way(sight, ring, member) {
             None => {
                 let message = format!("{} has lost its volume and becomes a new node", member.pod);
                 return Due::about(OperationKind::Replace, target, message);
             }
             Some(reason) => {
-                let message = format!(
-                    "{} has lost its volume, and {reason}. If the volume cannot be brought back, give it up: kubectl annotate \
-                     trc {} {}={}",
-                    member.pod,
-                    sight.cluster.name,
-                    names::FORCE_REMOVE,
-                    member.pod
-                );
-                blocked = blocked.or(Some(super::Stall {
-                    reason: "VolumeLost",
-                    message,
-                }));
+                blocked = blocked.or(Some(volume_lost(sight, member, &reason)));
             }
         }
     }
@@ -79,8 +51,88 @@ pub(super) fn due(sight: &Sight<'_>) -> Due {
     blocked.map_or(Due::No, Due::Blocked)
 }
 
+/// Why a member is not given up without a person.
+fn in_the_way(sight: &Sight<'_>, ring: &RingView, member: &Member) -> Option<String> {
+    let others = sight
+        .voters()
+        .filter(|voter| voter.raft_id != member.raft_id && voter.reachable)
+        .count();
+    let votes = sight.voters().count();
+    if sight.cluster.replication_factor < 2 && member.shards > 0 {
+        Some("there is no second copy of what was on it".to_owned())
+    } else if ring.shards.unavailable > 0 {
+        Some(format!(
+            "{} shards have no majority without it",
+            ring.shards.unavailable
+        ))
+    } else if others * 2 <= votes && member.role == Role::Voter {
+        Some(format!("only {others} of {votes} voters are there without it"))
+    } else {
+        None
+    }
+}
+
+fn volume_lost(sight: &Sight<'_>, member: &Member, reason: &str) -> super::Stall {
+    let message = format!(
+        "{} has lost its volume, and {reason}. If the volume cannot be brought back, give it up: kubectl annotate trc {} {}={}",
+        member.pod,
+        sight.cluster.name,
+        names::FORCE_REMOVE,
+        member.pod
+    );
+    super::Stall {
+        reason: "VolumeLost",
+        message,
+    }
+}
+
+/// Without a majority nothing is known of what is lost with a volume. Only a person can know that it is lost for good: where
+/// a node is left, the ring goes on from it first (`super::recover`), and its volume is not one of these; else volumes are
+/// given up by name until enough empty nodes are there to say what the bucket still holds.
+fn without_ring(sight: &Sight<'_>) -> Due {
+    if sight.cluster.is_single
+        || sight.observed.memory.cluster_id.is_none()
+        || super::recovery_suggestion(sight).is_some()
+    {
+        return Due::No;
+    }
+    let gone: Vec<&str> = sight
+        .slots()
+        .iter()
+        .map(|slot| slot.pod.as_str())
+        .filter(|pod| sight.is_volume_lost(pod) && sight.node(pod).is_none())
+        .collect();
+    if let Some(pod) = gone.iter().copied().find(|pod| is_forced(sight.cluster, pod)) {
+        let target = Target {
+            pod: Some(pod.to_owned()),
+            member: None,
+            uid: sight.claim(pod).map(|claim| claim.uid.clone()),
+        };
+        return Due::about(
+            OperationKind::Replace,
+            target,
+            format!("the volume of {pod} is given up as asked"),
+        );
+    }
+    gone.first()
+        .map_or(Due::No, |pod| Due::Blocked(lost_for_good(sight, pod)))
+}
+
+/// What a person has to say before a volume is given up that nothing is known of.
+pub(super) fn lost_for_good(sight: &Sight<'_>, pod: &str) -> super::Stall {
+    super::Stall {
+        reason: "QuorumLost",
+        message: format!(
+            "no node with a log answers, and the volume of {pod} is gone. If it cannot be brought back, give it up: kubectl \
+             annotate trc {} {}={pod}",
+            sight.cluster.name,
+            names::FORCE_REMOVE
+        ),
+    }
+}
+
 /// Whether a pod has been seen without its volume for long enough, or a person has said so.
-fn is_long_gone(sight: &Sight<'_>, pod: &str) -> bool {
+pub(super) fn is_long_gone(sight: &Sight<'_>, pod: &str) -> bool {
     let after = sight
         .cluster
         .spec
@@ -121,9 +173,10 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
         // It never joined: a new volume is all it needs, the rest is scaling up.
         let claim = sight.claim(pod).map(|claim| claim.uid.as_str());
         let is_old = claim.is_some() && claim == operation.target_uid.as_deref();
-        let is_empty = sight
-            .ring()
-            .is_some_and(|ring| !ring.members.iter().any(|member| member.pod == pod));
+        let is_empty = match sight.ring() {
+            Some(ring) => !ring.members.iter().any(|member| member.pod == pod),
+            None => is_forced(sight.cluster, pod) && sight.is_volume_lost(pod),
+        };
         if sight.node(pod).is_some() || !is_old || !is_empty {
             return Next::Done(Box::new(memory.clone()));
         }
@@ -154,6 +207,19 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
         .iter()
         .find(|member| member.pod == pod && member.raft_id != id);
     if let Some(new) = new {
+        // The new disk may go like the old one did.
+        if !sight.has_disk(new) || (!new.reachable && is_long_gone(sight, pod)) {
+            return match in_the_way(sight, ring, new).filter(|_| !is_forced(sight.cluster, pod)) {
+                Some(reason) => Next::Stall(volume_lost(sight, new, &reason)),
+                None => tell(
+                    "Remove",
+                    Command::Remove {
+                        member: new.raft_id,
+                        lost: true,
+                    },
+                ),
+            };
+        }
         if new.state == MemberState::Joining || !new.is_caught_up() {
             return Next::Wait("CatchingUp", format!("{pod} catches up, {} entries behind", new.lag));
         }
@@ -163,11 +229,13 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
         if old.role == Role::Voter && new.role == Role::Learner && others < wanted {
             return tell("Promote", Command::Promote { member: new.raft_id });
         }
+        // The old id is a vote that nobody casts any more. Others may be lost too, and wait for their turn: more than half
+        // of those that are left have to be well.
         let caught_up = sight
             .voters()
             .filter(|voter| voter.raft_id != id && voter.is_caught_up())
             .count();
-        if old.role == Role::Voter && caught_up < wanted.min(others) {
+        if old.role == Role::Voter && caught_up * 2 <= others {
             return Next::Wait("Promote", format!("{caught_up} of {others} other voters are caught up"));
         }
         return tell("Remove", Command::Remove { member: id, lost: true });
@@ -196,31 +264,42 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
     }
 }
 
-/// The dead volume's claim and pod go, in this order: a claim that a pod uses waits for the pod.
+/// The dead volume goes, if it is still the one that is meant and still dead.
 fn make_way(sight: &Sight<'_>, memory: &Memory, pod: &str) -> Next {
     let old_uid = memory.operation.target_uid.as_deref();
     let claim = sight.claim(pod);
-    if let Some(claim) = claim.filter(|claim| Some(claim.uid.as_str()) == old_uid) {
+    if let Some(claim) = claim.filter(|claim| Some(claim.uid.as_str()) != old_uid && is_long_gone(sight, pod)) {
+        // The volume that came instead is gone too.
+        let mut memory = memory.clone();
+        memory.operation.target_uid = Some(claim.uid.clone());
+        return Next::Remember("WaitingForNode", Box::new(memory));
+    }
+    if claim.is_some_and(|claim| Some(claim.uid.as_str()) == old_uid) {
         if !sight.is_volume_lost(pod) {
             return Next::Wait(
                 "WaitingForNode",
                 format!("{pod} has its volume again and does not answer yet"),
             );
         }
-        if !claim.is_terminating {
-            let (claim, uid) = (names::claim(pod), claim.uid.clone());
-            return Next::Do("DeleteClaim", Act::DeleteClaim { claim, uid });
-        }
-        return match sight.pod(pod) {
-            Some(pod_seen) if !pod_seen.is_terminating => Next::Do(
-                "DeletePod",
-                Act::DeletePod {
-                    pod: pod.to_owned(),
-                    uid: pod_seen.uid.clone(),
-                },
-            ),
-            _ => Next::Wait("DeletePod", format!("{pod} and its claim are going")),
-        };
+        return give_up(sight, pod);
     }
     Next::Wait("WaitingForNode", format!("{pod} comes up with a new volume"))
+}
+
+/// A volume's claim and its pod go, in this order: a claim that a pod uses waits for the pod.
+pub(super) fn give_up(sight: &Sight<'_>, pod: &str) -> Next {
+    match (sight.claim(pod), sight.pod(pod)) {
+        (Some(claim), _) if !claim.is_terminating => {
+            let (claim, uid) = (names::claim(pod), claim.uid.clone());
+            Next::Do("DeleteClaim", Act::DeleteClaim { claim, uid })
+        }
+        (_, Some(seen)) if !seen.is_terminating => Next::Do(
+            "DeletePod",
+            Act::DeletePod {
+                pod: pod.to_owned(),
+                uid: seen.uid.clone(),
+            },
+        ),
+        _ => Next::Wait("DeletePod", format!("{pod} and its claim are going")),
+    }
 }

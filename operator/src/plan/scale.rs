@@ -307,9 +307,42 @@ pub fn applied_pods(pods: u32, seen: Option<u32>) -> u32 {
     pods.max(seen.unwrap_or(0))
 }
 
+/// A claim that a pod beyond its group has left behind: the StatefulSet was scaled by hand and has been put back. It is noted
+/// on the claim that no node of ours lives on it, or it would count as a node where everything is made anew around the
+/// volumes ([`super::bootstrap::groups`]).
+pub(super) fn stray_claim(sight: &Sight<'_>) -> Option<Act> {
+    let cluster = sight.cluster;
+    let memory = &sight.observed.memory;
+    let (name, claim) = sight.observed.claims.iter().find(|(name, claim)| {
+        let Some(pod) = name.strip_prefix("data-") else {
+            return false;
+        };
+        // A set that is not seen, or that still asks for the pod, may bring it back.
+        let is_beyond = cluster.groups.iter().any(|group| {
+            let set = sight.observed.sets.get(&names::set(&cluster.name, &group.name));
+            let (Some(set), Some(pods)) = (set, memory.groups.get(&group.name).copied()) else {
+                return false;
+            };
+            names::ordinal(&cluster.name, &group.name, pod)
+                .is_some_and(|ordinal| ordinal >= pods && ordinal >= set.replicas)
+        });
+        let is_empty = match sight.ring() {
+            Some(ring) => !ring.members.iter().any(|member| member.pod == pod),
+            None => cluster.is_single,
+        };
+        claim.retired.is_none() && !claim.is_terminating && is_beyond && is_empty && sight.pod(pod).is_none()
+    })?;
+    Some(Act::RetireClaim {
+        claim: name.clone(),
+        uid: claim.uid.clone(),
+        member: None,
+    })
+}
+
 /// A claim whose node was removed an hour ago. The note on it is the proof; a claim without one is never deleted here.
 pub(super) fn surplus_claim(sight: &Sight<'_>) -> Option<Act> {
-    if sight.cluster.spec.persistence.when_scaled != VolumePolicy::Delete {
+    // A node that is a whole cluster has no ring to say that nothing is on a volume: there a person deletes it.
+    if sight.cluster.spec.persistence.when_scaled != VolumePolicy::Delete || sight.cluster.is_single {
         return None;
     }
     let (name, claim) = sight.observed.claims.iter().find(|(name, claim)| {

@@ -30,6 +30,10 @@ pub(crate) enum Violation {
     MadeAgain,
     /// The last whole copy of a shard went.
     DataLost,
+    /// A shard or the ring lost its majority to a node that was well.
+    MajorityLost,
+    /// A volume was given up that might have come back in time.
+    GivenUpTooEarly,
     /// The world did not come to rest.
     NoRest,
     /// It came to rest and was written to all the same.
@@ -61,10 +65,20 @@ struct Claim {
     uid: u64,
     disk: u64,
     is_lost: bool,
+    /// It cannot be had for so many steps, as where the machine is away that it is bound to.
+    away: u32,
+    /// Since when it cannot be had.
+    gone_since: Option<Timestamp>,
     is_terminating: bool,
     bytes: u64,
     retired: Option<String>,
     retired_at: Option<Timestamp>,
+}
+
+impl Claim {
+    fn is_gone(&self) -> bool {
+        self.is_lost || self.away > 0
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -120,6 +134,8 @@ pub(crate) struct World {
     pub(crate) bad: BTreeSet<String>,
     replication: usize,
     shard_count: u32,
+    /// How long a volume is waited for.
+    patience: SignedDuration,
     /// The pod that the operator disturbed and that is not well again.
     disturbed: Option<String>,
     pub(crate) violations: BTreeSet<Violation>,
@@ -143,6 +159,7 @@ impl World {
             bad: BTreeSet::new(),
             replication: replication as usize,
             shard_count: 4,
+            patience: SignedDuration::from_secs(60),
             disturbed: None,
             violations: BTreeSet::new(),
             log: Vec::new(),
@@ -194,7 +211,7 @@ impl World {
     // ---- what is true
 
     fn disk_of(&self, pod: &str) -> Option<u64> {
-        let claim = self.claims.get(&names::claim(pod)).filter(|claim| !claim.is_lost)?;
+        let claim = self.claims.get(&names::claim(pod)).filter(|claim| !claim.is_gone())?;
         Some(claim.disk)
     }
 
@@ -269,7 +286,7 @@ impl World {
 
     pub(crate) fn observe(&self, fresh_id: &str) -> Observed {
         let pods = self.pods.iter().map(|(name, pod)| {
-            let is_volume_lost = self.claims.get(&names::claim(name)).is_some_and(|claim| claim.is_lost);
+            let is_volume_lost = self.claims.get(&names::claim(name)).is_some_and(Claim::is_gone);
             let seen = ObservedPod {
                 uid: pod.uid.to_string(),
                 hash: Some(pod.hash.clone()),
@@ -476,6 +493,32 @@ impl World {
         }
     }
 
+    /// Whether a shard or the ring would have no majority without the node in a pod, and has one with it.
+    fn takes_a_majority(&self, pod: &str) -> bool {
+        let is_here = |seat: &Seat| self.is_alive(seat) && seat.pod != pod;
+        let owned = self.ring.shards.iter().any(|copies| {
+            let live = |is_counted: &dyn Fn(&Seat) -> bool| {
+                let whole = copies.0.iter().filter(|(_, is_whole)| **is_whole);
+                whole.filter(|(id, _)| self.seat(**id).is_some_and(is_counted)).count()
+            };
+            let (with, without) = (live(&|seat| self.is_alive(seat)), live(&is_here));
+            with * 2 > self.replication && without * 2 <= self.replication
+        });
+        let voters: Vec<&Seat> = self.ring.seats.iter().filter(|seat| seat.role == Role::Voter).collect();
+        let without = voters.iter().filter(|seat| is_here(seat)).count();
+        owned || (voters.len() > 1 && self.has_quorum() && without * 2 <= voters.len())
+    }
+
+    fn seats_on(&self, disk: u64) -> usize {
+        self.ring.seats.iter().filter(|seat| seat.disk == disk).count()
+    }
+
+    /// The disk that the claim of a pod is bound to, whether it can be had or not.
+    fn pod_disk(&self, pod: &str) -> Option<u64> {
+        let claim = self.claims.get(&names::claim(pod))?;
+        (!claim.is_lost).then_some(claim.disk)
+    }
+
     /// What is wrong with doing this now.
     fn wrong(&self, act: &Act, voters: usize) -> BTreeSet<Violation> {
         let mut wrong = BTreeSet::new();
@@ -491,9 +534,21 @@ impl World {
                 if is_this && self.is_ready(pod) && (is_other || leaves) {
                     wrong.insert(Violation::TwoAtOnce);
                 }
+                if is_this && self.is_ready(pod) && self.takes_a_majority(pod) {
+                    wrong.insert(Violation::MajorityLost);
+                }
             }
             Act::DeleteClaim { claim, uid } => {
                 let found = self.claims.get(claim).filter(|found| found.uid.to_string() == *uid);
+                if let Some(found) = found
+                    && self.disks.contains_key(&found.disk)
+                    && found
+                        .gone_since
+                        .is_some_and(|since| self.now.duration_since(since) < self.patience)
+                    && self.seats_on(found.disk) > 0
+                {
+                    wrong.insert(Violation::GivenUpTooEarly);
+                }
                 if let Some(found) = found
                     && self
                         .ring
@@ -526,14 +581,21 @@ impl World {
                     let (others, caught_up) = others.fold((0, 0), |(others, caught_up), other| {
                         (others + 1, caught_up + usize::from(self.is_caught_up(other)))
                     });
-                    // One whose disk is gone is no vote any more; its successor has to vote, with everybody else.
-                    let is_gone = !self.disks.contains_key(&seat.disk);
-                    let needed = if is_gone {
-                        others.min(voters).max(voters.min(3))
+                    // One whose disk is gone is no vote any more: its successor votes and is caught up, or there are as many
+                    // as are wanted without it, and more than half of all are well, so that the ring is better off.
+                    let is_gone = self.pod_disk(&seat.pod) != Some(seat.disk);
+                    let has_successor = self.ring.seats.iter().any(|other| {
+                        other.pod == seat.pod
+                            && other.id != seat.id
+                            && other.role == Role::Voter
+                            && self.is_caught_up(other)
+                    });
+                    let is_early = if is_gone {
+                        !(has_successor || others >= voters) || caught_up * 2 <= others
                     } else {
-                        voters
+                        caught_up < voters
                     };
-                    if seat.role == Role::Voter && caught_up < needed {
+                    if seat.role == Role::Voter && is_early {
                         wrong.insert(Violation::VoteTooEarly);
                     }
                     let is_last = |copies: &Copies| {
@@ -686,6 +748,7 @@ impl World {
         self.disks.insert(fresh, Disk::default());
         if let Some(claim) = self.claims.get_mut(&names::claim(pod)) {
             claim.disk = fresh;
+            claim.away = 0;
             claim.retired = None;
             claim.retired_at = None;
         }
@@ -740,6 +803,12 @@ impl World {
     /// Kubernetes and the nodes go on a little.
     pub(crate) fn tick(&mut self) {
         self.now += SignedDuration::from_secs(7);
+        for claim in self.claims.values_mut() {
+            claim.away = claim.away.saturating_sub(1);
+            if !claim.is_gone() {
+                claim.gone_since = None;
+            }
+        }
         self.tick_sets();
         self.tick_pods();
         self.tick_ring();
@@ -787,6 +856,8 @@ impl World {
                         uid,
                         disk,
                         is_lost: false,
+                        away: 0,
+                        gone_since: None,
                         is_terminating: false,
                         bytes: *bytes,
                         retired: None,
@@ -899,8 +970,22 @@ impl World {
         self.tick_shards(&alive);
     }
 
-    /// One shard a step gets a missing copy, finishes one, or lets a leaving owner go.
+    /// One shard a step gets a missing copy, finishes one, or lets a leaving owner go. Before that every shard with a
+    /// majority takes spans, which the others miss.
     fn tick_shards(&mut self, alive: &BTreeSet<RaftId>) {
+        let wanted = self.replication;
+        for copies in &mut self.ring.shards {
+            let live = copies
+                .0
+                .iter()
+                .filter(|(id, is_whole)| **is_whole && alive.contains(id))
+                .count();
+            if live * 2 > wanted.min(copies.0.len()) {
+                for (id, is_whole) in &mut copies.0 {
+                    *is_whole &= alive.contains(id);
+                }
+            }
+        }
         let fit: Vec<RaftId> = self
             .ring
             .seats
@@ -975,25 +1060,30 @@ impl World {
         }
     }
 
-    /// A volume is gone. Only where every shard has all its copies elsewhere and the other voters are a majority, so that
-    /// any loss after it is not this one's.
-    pub(crate) fn lose_volume(&mut self, pod: &str) -> bool {
-        let shards = self.shards();
-        let is_whole = shards.under_replicated == 0 && shards.unavailable == 0 && shards.moving == 0;
-        let seats: Vec<&Seat> = self.ring.seats.iter().collect();
-        let is_well = !seats.is_empty() && seats.iter().all(|seat| self.is_caught_up(seat)) && seats.len() > 2;
-        let voters = seats.iter().filter(|seat| seat.role == Role::Voter).count();
-        let others = seats
-            .iter()
-            .filter(|seat| seat.role == Role::Voter && seat.pod != pod)
-            .count();
-        let Some(disk) = self.disk_of(pod).filter(|_| is_whole && is_well && others * 2 > voters) else {
-            return false;
+    /// A volume is gone for good, whatever else is the case.
+    pub(crate) fn lose_volume(&mut self, pod: &str) {
+        let now = self.now;
+        let Some(claim) = self.claims.get_mut(&names::claim(pod)).filter(|claim| !claim.is_lost) else {
+            return;
         };
-        self.claims.get_mut(&names::claim(pod)).unwrap().is_lost = true;
+        claim.is_lost = true;
+        claim.gone_since.get_or_insert(now);
+        let disk = claim.disk;
         self.disks.remove(&disk);
+        if self.disturbed.as_deref() == Some(pod) {
+            self.disturbed = None;
+        }
         self.note(format!("fault: the volume of {pod} is gone"));
-        true
+    }
+
+    /// A volume cannot be had for a while, nor can its pod be placed.
+    pub(crate) fn volume_away(&mut self, pod: &str, steps: u32) {
+        let now = self.now;
+        if let Some(claim) = self.claims.get_mut(&names::claim(pod)).filter(|claim| !claim.is_gone()) {
+            claim.away = steps;
+            claim.gone_since = Some(now);
+            self.note(format!("fault: the volume of {pod} is away for {steps}"));
+        }
     }
 
     /// Every volume is gone at once, and every claim is bound to a new empty one.
@@ -1047,6 +1137,13 @@ impl World {
         }
         if let Some(seat) = seats.iter().find(|seat| !self.is_caught_up(seat)) {
             return Some(format!("{seat:?} is not well"));
+        }
+        // A claim that nobody uses and that says nothing would be taken for a node's by whoever starts from the volumes.
+        let is_stray = |name: &str, claim: &Claim| {
+            claim.retired.is_none() && !self.pods.contains_key(name.trim_start_matches("data-"))
+        };
+        if let Some((name, _)) = self.claims.iter().find(|(name, claim)| is_stray(name, claim)) {
+            return Some(format!("{name} is left behind without a word"));
         }
         if let Some((name, _)) = self
             .pods
