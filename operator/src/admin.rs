@@ -8,6 +8,7 @@
 
 pub mod http;
 pub mod standalone;
+pub mod trust;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -105,7 +106,11 @@ pub enum Marker {
     /// A cluster is about to be made here.
     Pending { cluster: String },
     /// A cluster lives here, and its blocks are here. The epoch counts how often its ring was made.
-    Live { cluster: String, epoch: u64 },
+    Live {
+        cluster: String,
+        #[serde(default)]
+        epoch: u64,
+    },
 }
 
 /// Whether a node can use the bucket.

@@ -257,3 +257,6 @@ fn new_leaf(cluster: &Cluster, ca: &Secret, now: Timestamp) -> Result<Secret, Au
         notes,
     ))
 }
+
+#[cfg(test)]
+mod tests;

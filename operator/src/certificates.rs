@@ -48,3 +48,42 @@ pub fn is_leaf_due(not_after: Timestamp, renew_before: Duration, now: Timestamp)
     let left = Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
     left <= renew_before
 }
+
+#[cfg(test)]
+mod tests {
+    //! Times in, due or not out.
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-{text}T00:00:00Z").parse().unwrap()
+    }
+
+    #[test]
+    fn an_authority_is_due_after_four_fifths_of_its_time() {
+        let (begin, end) = (at("01-01"), at("01-11"));
+        for (now, wanted) in [
+            ("01-01", false),
+            ("01-08", false),
+            ("01-09", true),
+            ("01-11", true),
+            ("02-01", true),
+        ] {
+            assert_eq!(is_ca_due(begin, end, at(now)), wanted, "{now}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_due_so_long_before_its_end() {
+        let ten_days = Duration::from_secs(10 * 24 * 3_600);
+        for (now, wanted) in [
+            ("01-01", false),
+            ("01-20", false),
+            ("01-21", true),
+            ("01-31", true),
+            ("02-05", true),
+        ] {
+            assert_eq!(is_leaf_due(at("01-31"), ten_days, at(now)), wanted, "{now}");
+        }
+    }
+}

@@ -15,10 +15,11 @@ use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::{RwLock, watch};
 use vivace_operator::admin::{TIMEOUT, standalone};
-use vivace_operator::controller::{Context, Counters, run, served};
+use vivace_operator::controller::{Context, Counters};
 use vivace_operator::leader::Leader;
 use vivace_operator::names;
 use vivace_operator::validate::Environment;
+use vivace_operator::watching::{run, served};
 
 /// Name of the Lease.
 const LEASE: &str = "vivace-operator";

@@ -59,6 +59,8 @@ pub const RENEW_CA: &str = "tracing.vivace.dev/renew-ca";
 pub const APP: &str = "tracing";
 /// Component of the nodes.
 pub const STORAGE: &str = "storage";
+/// Component of the Job that empties the bucket.
+pub const PURGE: &str = "purge";
 /// The container the node runs in.
 pub const CONTAINER: &str = "node";
 /// The group of pods where no zones are written.
@@ -128,6 +130,11 @@ pub fn ordinal(cluster: &str, group: &str, pod: &str) -> Option<u32> {
     (ordinal == "0" || !ordinal.starts_with('0'))
         .then(|| ordinal.parse().ok())
         .flatten()
+}
+
+/// Job that empties the bucket's prefix.
+pub fn purge(cluster: &str) -> String {
+    format!("{cluster}-purge")
 }
 
 /// Headless Service that gives every pod a name, ready or not.

@@ -14,6 +14,7 @@ mod monitoring;
 mod overlay;
 mod pod;
 mod policy;
+pub mod purge;
 mod route;
 mod service;
 mod stateful_set;
@@ -32,6 +33,7 @@ use crate::names;
 use crate::validate::Cluster;
 
 pub use overlay::Ignored;
+pub(crate) use pod::tls_secret;
 pub(crate) use policy::dns_names;
 
 /// Kinds that not every Kubernetes serves, as group/version/Kind.

@@ -15,6 +15,7 @@ use kube::{Client, ResourceExt as _};
 
 use crate::admin::http::HttpAdmin;
 use crate::admin::standalone::StandaloneAdmin;
+use crate::admin::trust::Trust;
 use crate::admin::{AdminError, Command, NodeAddress, NodeAdmin, NodeStatus};
 use crate::certificates::CertificateState;
 use crate::names;
@@ -30,12 +31,13 @@ pub enum Nodes {
 }
 
 impl Nodes {
-    pub fn of(cluster: &Cluster, http: reqwest::Client) -> Self {
+    /// `trust` is none where nodes have no certificates, or none yet.
+    pub fn of(cluster: &Cluster, http: reqwest::Client, trust: Option<Trust>) -> Self {
         if cluster.is_single {
             let limits = cluster.settings.limits.clone();
             Self::Standalone(Box::new(StandaloneAdmin::new(http, cluster.uid.clone(), limits)))
         } else {
-            Self::Http(HttpAdmin::new(http, cluster.has_certificates()))
+            Self::Http(HttpAdmin::new(http, trust))
         }
     }
 

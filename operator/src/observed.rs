@@ -201,3 +201,19 @@ fn age(now: Timestamp, since: Option<&Time>) -> Duration {
         Duration::try_from(now.duration_since(since.0)).unwrap_or_default()
     })
 }
+
+/// A look at a cluster of which nothing was seen.
+#[cfg(test)]
+pub(crate) fn nothing_seen() -> Observed {
+    Observed {
+        now: Timestamp::UNIX_EPOCH,
+        fresh_id: String::new(),
+        memory: Memory::default(),
+        sets: BTreeMap::new(),
+        pods: BTreeMap::new(),
+        claims: BTreeMap::new(),
+        nodes: BTreeMap::new(),
+        expandable: None,
+        certificates: CertificateState::default(),
+    }
+}

@@ -22,7 +22,7 @@ use crate::validate::Problem;
 /// The tenant of everything while there is only one.
 const SINGLE: &str = settings::listen::SINGLE_TENANT;
 /// The shortest retention that a node takes.
-const SHORTEST: settings::Period = settings::Period::hours(1);
+pub(crate) const SHORTEST: settings::Period = settings::Period::hours(1);
 
 /// A TracingTenant that names the cluster, with the labels of its namespace.
 #[derive(Debug, Clone, PartialEq)]

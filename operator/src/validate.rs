@@ -44,6 +44,10 @@ pub struct Lookups {
     pub candidates: Vec<Candidate>,
     /// Keys of the Secret with the store's credentials; none where there is no such Secret.
     pub credential_keys: Option<BTreeSet<String>>,
+    /// Hash of what is in that Secret.
+    pub credentials_hash: Option<String>,
+    /// An older TracingCluster under the same prefix of the same bucket, or around it.
+    pub rival: Option<String>,
 }
 
 /// One thing to fix in the resource.
@@ -54,6 +58,20 @@ pub struct Problem {
     /// What is wrong and what would be right.
     pub message: String,
 }
+
+impl Problem {
+    /// The condition's reason.
+    pub fn reason(&self) -> &'static str {
+        if self.field == PREFIX {
+            "PrefixOwnedByOther"
+        } else {
+            "ConfigInvalid"
+        }
+    }
+}
+
+/// The field in which two clusters can be in each other's way.
+pub(crate) const PREFIX: &str = "spec.storage.prefix";
 
 /// The pods of one zone, or all of them where no zones are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +116,8 @@ pub struct Cluster {
     pub is_single: bool,
     /// Whether raw node settings were merged in.
     pub is_overridden: bool,
+    /// Hash of the Secret with the store's keys.
+    pub credentials_hash: Option<String>,
     /// Whether the store's keys are temporary ones, with a session token.
     pub has_session_token: bool,
 }
@@ -196,6 +216,15 @@ pub fn validate(
         },
         |voters| u32::try_from(voters).unwrap_or(1),
     );
+    if let Some(rival) = &lookups.rival {
+        problems.push(Problem {
+            field: PREFIX.to_owned(),
+            message: format!(
+                "TracingCluster {rival} keeps its spans there, and two would delete each other's blocks: delete this resource \
+                 and make it anew with another prefix"
+            ),
+        });
+    }
     if replicas < replication_factor {
         problems.push(Problem {
             field: "spec.replicas".to_owned(),
@@ -300,6 +329,7 @@ pub fn validate(
         annotations: cluster.annotations().clone(),
         is_single: replicas == 1 && replication_factor == 1 && voters == 1 && planned <= 1,
         is_overridden: !spec.config.is_empty(),
+        credentials_hash: lookups.credentials_hash.clone(),
         has_session_token: lookups
             .credential_keys
             .as_ref()

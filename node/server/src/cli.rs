@@ -28,6 +28,8 @@ pub enum Command {
     Query(crate::client::QueryArgs),
     /// Ask or tell a node's admin API: members, drains, shard health.
     Admin(crate::admin::AdminArgs),
+    /// Delete everything under the bucket's prefix, after the last node has ended for good.
+    Purge(crate::purge::PurgeArgs),
     /// Print the version.
     Version,
 }

@@ -27,6 +27,7 @@ pub mod net;
 pub mod node;
 pub mod peer;
 pub mod preview;
+pub mod purge;
 pub mod querier;
 pub mod receiver;
 pub mod refusal;

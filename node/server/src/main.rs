@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Purge(args) => runtime()?.block_on(server::purge::command(args)),
         Command::Load(args) => runtime()?.block_on(server::load::command(args)),
         Command::Standalone(args) => {
             let settings = match args.settings() {

@@ -1,8 +1,10 @@
 //! Nodes with an admin API: one resource to read, one to send commands to.
 
 use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
 
-use super::{AdminError, Command, NodeAddress, NodeAdmin, NodeStatus};
+use super::trust::Trust;
+use super::{AdminError, Command, NodeAddress, NodeAdmin, NodeStatus, TIMEOUT};
 use crate::names;
 
 /// Longest answer that is read.
@@ -12,18 +14,37 @@ const ANSWER_MAX: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub struct HttpAdmin {
     http: reqwest::Client,
-    /// http or https.
-    scheme: &'static str,
+    /// None where nodes have no certificates.
+    trust: Option<Trust>,
+    port: u16,
 }
 
 impl HttpAdmin {
-    pub fn new(http: reqwest::Client, has_certificates: bool) -> Self {
-        let scheme = if has_certificates { "https" } else { "http" };
-        Self { http, scheme }
+    pub fn new(http: reqwest::Client, trust: Option<Trust>) -> Self {
+        let port = u16::try_from(names::ADMIN).expect("a port");
+        Self { http, trust, port }
     }
 
-    fn url(&self, node: &NodeAddress, path: &str) -> String {
-        format!("{}://{}:{}/admin/v1/{path}", self.scheme, node.host, names::ADMIN)
+    /// Nodes that listen elsewhere.
+    #[cfg(test)]
+    fn at(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
+    /// The client and the address for one node. The address is the pod's, whatever a name leads to at this moment; the name
+    /// is what its certificate is held against.
+    fn way(&self, node: &NodeAddress, path: &str) -> Result<(reqwest::Client, String), AdminError> {
+        let ip: IpAddr = node.ip.parse().map_err(|error| unreachable(node, error))?;
+        let address = SocketAddr::new(ip, self.port);
+        let Some(trust) = &self.trust else {
+            return Ok((self.http.clone(), format!("http://{address}/admin/v1/{path}")));
+        };
+        let builder = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .no_proxy()
+            .resolve(&node.host, address);
+        let client = trust.client(builder).map_err(|error| unreachable(node, error))?;
+        Ok((client, format!("https://{}:{}/admin/v1/{path}", node.host, self.port)))
     }
 }
 
@@ -51,7 +72,8 @@ pub(super) async fn body(node: &NodeAddress, mut answer: reqwest::Response) -> R
 
 impl NodeAdmin for HttpAdmin {
     async fn status(&self, node: &NodeAddress) -> Result<NodeStatus, AdminError> {
-        let answer = self.http.get(self.url(node, "status")).send().await;
+        let (http, url) = self.way(node, "status")?;
+        let answer = http.get(url).send().await;
         let answer = answer
             .and_then(reqwest::Response::error_for_status)
             .map_err(|error| unreachable(node, error))?;
@@ -60,9 +82,11 @@ impl NodeAdmin for HttpAdmin {
     }
 
     async fn tell(&self, node: &NodeAddress, command: &Command) -> Result<(), AdminError> {
-        let answer = self.http.post(self.url(node, "command")).json(command).send().await;
+        let (http, url) = self.way(node, "command")?;
+        let answer = http.post(url).json(command).send().await;
         let answer = answer.map_err(|error| unreachable(node, error))?;
-        if answer.status().is_success() {
+        let status = answer.status();
+        if status.is_success() {
             return Ok(());
         }
         let message = String::from_utf8_lossy(&body(node, answer).await?).into_owned();
@@ -72,3 +96,6 @@ impl NodeAdmin for HttpAdmin {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

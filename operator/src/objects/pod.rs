@@ -32,8 +32,8 @@ const USER: i64 = 10_001;
 const GRACE_SECONDS: i64 = 300;
 /// Time for Services and load balancers to forget a pod that is ending.
 const FORGET_SECONDS: i64 = 5;
-/// How long a node may take to read its log back: 180 looks, ten seconds apart.
-const STARTUP_LOOKS: i32 = 180;
+/// How long a node may take to read its log back: 900 looks, two seconds apart.
+const STARTUP_LOOKS: i32 = 900;
 
 const CONFIG: &str = "/etc/vivace/config";
 const TLS: &str = "/etc/vivace/tls";
@@ -47,6 +47,11 @@ pub(super) fn template(cluster: &Cluster, group: &Group, given: &Given) -> (PodT
     let hash = hash(&template);
     annotate(&mut template, names::POD_HASH, hash.clone());
     (template, hash, ignored)
+}
+
+/// The argument that says where the settings are.
+pub(super) fn config_argument() -> String {
+    format!("--config={CONFIG}/{}", config_map::FILE)
 }
 
 fn hash(template: &PodTemplateSpec) -> String {
@@ -75,6 +80,10 @@ fn ours(cluster: &Cluster, group: &Group, given: &Given) -> PodTemplateSpec {
         "tracing.vivace.dev/settings".to_owned(),
         config_map::static_hash(cluster),
     )]);
+    // A node reads the store's keys when it starts.
+    if let Some(hash) = &cluster.credentials_hash {
+        annotations.insert("tracing.vivace.dev/credentials".to_owned(), hash.clone());
+    }
     if let Some(at) = &given.restarted_at {
         annotations.insert(names::RESTARTED_AT.to_owned(), at.clone());
     }
@@ -146,12 +155,12 @@ fn container(cluster: &Cluster, group: &Group) -> Container {
         ),
         args: Some(vec![
             if cluster.is_single { "standalone" } else { "node" }.to_owned(),
-            format!("--config={CONFIG}/{}", config_map::FILE),
+            config_argument(),
         ]),
         env: Some(environment(cluster, group)),
         ports: Some(ports),
         resources: Some(cluster.resources.clone()),
-        startup_probe: Some(probe("/status/version", 10, STARTUP_LOOKS)),
+        startup_probe: Some(probe("/status/version", 2, STARTUP_LOOKS)),
         liveness_probe: Some(probe("/status/version", 10, 6)),
         readiness_probe: Some(probe("/ready", 5, 2)),
         lifecycle: Some(Lifecycle {
@@ -273,7 +282,7 @@ fn mounts(cluster: &Cluster) -> Vec<VolumeMount> {
 }
 
 /// Name of the Secret with the nodes' certificate.
-pub(super) fn tls_secret(cluster: &Cluster) -> String {
+pub(crate) fn tls_secret(cluster: &Cluster) -> String {
     match (&cluster.spec.tls.mode, &cluster.spec.tls.secret_ref) {
         (TlsMode::Secret, Some(secret)) => secret.name.clone(),
         _ => names::peer_tls(&cluster.name),

@@ -211,6 +211,50 @@ fn pods_are_restricted() {
     }
 }
 
+/// What empties the bucket goes its way with the nodes' own means, and takes nothing of the nodes' along.
+#[test]
+fn the_job_that_empties_the_bucket_has_the_nodes_way_to_it() {
+    for (name, text) in cases() {
+        let input = input(&text);
+        let cluster = validated(&input);
+        let set = build(&cluster, &input.given).stateful_sets.remove(0);
+        let node = set.spec.unwrap().template.spec.unwrap();
+        let job = vivace_operator::objects::purge::build(&cluster);
+        assert!(
+            job.metadata.owner_references.is_none(),
+            "{name}: it would go with its owner"
+        );
+        let pod = job.spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.restart_policy.as_deref(), Some("OnFailure"), "{name}");
+        assert_eq!(pod.security_context, node.security_context, "{name}");
+        assert_eq!(pod.service_account_name, node.service_account_name, "{name}");
+        let [ours] = &pod.containers[..] else {
+            panic!("{name}: {:?}", pod.containers)
+        };
+        let theirs = node
+            .containers
+            .iter()
+            .find(|container| container.name == "node")
+            .unwrap();
+        assert_eq!(ours.args.as_ref().unwrap()[0], "purge", "{name}");
+        assert_eq!(
+            (&ours.image, &ours.env, &ours.security_context),
+            (&theirs.image, &theirs.env, &theirs.security_context)
+        );
+        assert!(
+            ours.ports.is_none() && ours.liveness_probe.is_none() && ours.lifecycle.is_none(),
+            "{name}"
+        );
+        // Every mount has its volume, and none of them is a claim.
+        let volumes = pod.volumes.unwrap();
+        for mount in ours.volume_mounts.iter().flatten() {
+            let volume = volumes.iter().find(|volume| volume.name == mount.name);
+            let volume = volume.unwrap_or_else(|| panic!("{name}: no volume {}", mount.name));
+            assert!(volume.persistent_volume_claim.is_none(), "{name}");
+        }
+    }
+}
+
 fn hash_of(set: &StatefulSet) -> String {
     let template = set.spec.as_ref().unwrap().template.metadata.as_ref().unwrap();
     template.annotations.as_ref().unwrap()["tracing.vivace.dev/pod-hash"].clone()
