@@ -1,29 +1,29 @@
-//! A real Kubernetes for the operator: etcd, kube-apiserver and kube-controller-manager as plain processes, and a client.
+//! A real Kubernetes for the operator, and a client for its API.
 //!
-//! Pods are run by [`kubelet::Kubelet`], which starts our own binaries as processes: everything the operator speaks with is
-//! real, and no root, container runtime or image is needed. What that cannot show (cgroups, images, the pod's security
-//! context at work) stands in the suite's table.
+//! [`control::ControlPlane`] is etcd, kube-apiserver and the controllers as plain processes. Pods are run in one of two ways.
+//! [`kubelet::Kubelet`] starts our own binaries as processes: everything the operator speaks with is real, and no root,
+//! container runtime or image is needed. [`machine::Machine`] is a Kubernetes node as it is anywhere: kubelet, containerd,
+//! runc, CNI, kube-proxy and CoreDNS, in namespaces of their own; it needs root.
 
+pub mod control;
 pub mod kubelet;
+pub mod machine;
+pub mod volumes;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::process::{Process, free_addr, target_dir};
+use crate::process::target_dir;
 use crate::skip::Unavailable;
-use crate::tools::Tool;
 
 /// Environment variable: the `vivace-operator` binary to test.
 pub const OPERATOR_BIN: &str = "VIVACE_OPERATOR_BIN";
 /// The field manager of the tests, who are a person with kubectl.
 const PERSON: &str = "person";
-/// How long each part may take to start on a busy machine.
-const START_WITHIN: Duration = Duration::from_secs(90);
 
 /// The operator that [`OPERATOR_BIN`] names, or the youngest build.
 pub fn operator_bin() -> Result<PathBuf, Unavailable> {
@@ -36,155 +36,6 @@ pub fn operator_bin() -> Result<PathBuf, Unavailable> {
     youngest.ok_or_else(|| {
         Unavailable("no vivace-operator binary; build one with `cargo build --bin vivace-operator`".to_owned())
     })
-}
-
-/// The control plane; dropping it ends it.
-#[derive(Debug)]
-pub struct ControlPlane {
-    /// As an administrator.
-    pub kube: Kube,
-    /// CA of the API server, for the kubeconfigs of others.
-    pub ca: PathBuf,
-    processes: Vec<Process>,
-}
-
-impl ControlPlane {
-    /// Starts one; its files are in `dir`.
-    pub async fn start(dir: &Path) -> anyhow::Result<Self> {
-        let [etcd, apiserver, controllers] = [Tool::Etcd, Tool::KubeApiserver, Tool::KubeControllers].map(Tool::obtain);
-        let (etcd, apiserver, controllers) = (etcd?, apiserver?, controllers?);
-        let token = "administrator-of-the-tests";
-        std::fs::write(dir.join("tokens.csv"), format!("{token},admin,admin,system:masters\n"))?;
-        let key = rcgen::KeyPair::generate()?;
-        std::fs::write(dir.join("accounts.key"), key.serialize_pem())?;
-        std::fs::write(dir.join("accounts.pub"), key.public_key_pem())?;
-        let (peer, client, secure) = (free_addr()?, free_addr()?, free_addr()?);
-
-        let mut command = Command::new(etcd);
-        command
-            .arg(format!("--data-dir={}", dir.join("etcd").display()))
-            .arg(format!("--listen-client-urls=http://{client}"))
-            .arg(format!("--advertise-client-urls=http://{client}"))
-            .arg(format!("--listen-peer-urls=http://{peer}"))
-            .arg(format!("--initial-advertise-peer-urls=http://{peer}"))
-            .arg(format!("--initial-cluster=default=http://{peer}"))
-            .arg("--unsafe-no-fsync");
-        let mut etcd = Process::start("etcd", command, dir).await?;
-        etcd.accepting(client, START_WITHIN).await?;
-
-        let certificates = dir.join("apiserver");
-        let mut command = Command::new(apiserver);
-        command
-            .arg(format!("--etcd-servers=http://{client}"))
-            .arg(format!("--cert-dir={}", certificates.display()))
-            .arg("--bind-address=127.0.0.1")
-            .arg("--advertise-address=127.0.0.1")
-            .arg(format!("--secure-port={}", secure.port()))
-            .arg(format!("--token-auth-file={}", dir.join("tokens.csv").display()))
-            .arg(format!(
-                "--service-account-key-file={}",
-                dir.join("accounts.pub").display()
-            ))
-            .arg(format!(
-                "--service-account-signing-key-file={}",
-                dir.join("accounts.key").display()
-            ))
-            .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg("--service-cluster-ip-range=10.96.0.0/16")
-            .arg("--authorization-mode=RBAC")
-            .arg("--endpoint-reconciler-type=none");
-        let mut apiserver = Process::start("kube-apiserver", command, dir).await?;
-        apiserver.accepting(secure, START_WITHIN).await?;
-        let ca = certificates.join("apiserver.crt");
-        let url = format!("https://{secure}");
-        let kube = Kube::new(&url, token, &ca)?;
-        apiserver
-            .until(START_WITHIN, "be ready", async || {
-                kube.call(Method::GET, "/readyz", "application/json", None)
-                    .await
-                    .is_ok_and(|(status, _)| status.is_success())
-            })
-            .await?;
-
-        kube.kubeconfig(dir, "administrator", token, &ca)?;
-        let config = kube.kubeconfig(dir, "controllers", token, &ca)?;
-        let mut command = Command::new(controllers);
-        command
-            .arg(format!("--kubeconfig={}", config.display()))
-            .arg(format!("--authentication-kubeconfig={}", config.display()))
-            .arg(format!("--authorization-kubeconfig={}", config.display()))
-            .arg(format!(
-                "--service-account-private-key-file={}",
-                dir.join("accounts.key").display()
-            ))
-            .arg("--leader-elect=false")
-            .arg("--secure-port=0")
-            // Nobody tells how the one node fares, and it must not be emptied because of that.
-            .arg("--controllers=*,-node-lifecycle-controller,-cloud-node-lifecycle-controller");
-        let controllers = Process::start("kube-controller-manager", command, dir).await?;
-        kube.until(START_WITHIN, "the default account", async || {
-            Ok(kube
-                .get("/api/v1/namespaces/default/serviceaccounts/default")
-                .await?
-                .is_some())
-        })
-        .await?;
-        Ok(Self {
-            kube,
-            ca,
-            processes: vec![controllers, apiserver, etcd],
-        })
-    }
-
-    /// Applies the single-file install and waits for its definitions. Its Deployment is told to have no pods: there are
-    /// no images here, and the operator runs as a process.
-    pub async fn install(&self) -> anyhow::Result<()> {
-        for object in documents(&std::fs::read_to_string(charts().join("install.yaml"))?)? {
-            self.kube.apply(&object).await?;
-        }
-        for name in ["tracingclusters", "tracingtenants"] {
-            let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}.tracing.vivace.dev");
-            self.kube
-                .until(START_WITHIN, "an established definition", async || {
-                    let found = self.kube.get(&path).await?.unwrap_or_default();
-                    Ok(condition(&found, "Established").0 == "True")
-                })
-                .await?;
-        }
-        let deployment = "/apis/apps/v1/namespaces/tracing-system/deployments/vivace-operator";
-        self.kube.merge(deployment, json!({"spec": {"replicas": 0}})).await?;
-        Ok(())
-    }
-
-    /// Starts an operator with the rights of the chart's account and waits until it leads; gives its own address too.
-    pub async fn operate(&self, bin: &Path, name: &str, dir: &Path) -> anyhow::Result<(Process, String)> {
-        let token = self.kube.token("tracing-system", "vivace-operator").await?;
-        let config = self.kube.kubeconfig(dir, name, &token, &self.ca)?;
-        let mut command = Command::new(bin);
-        command
-            .env("KUBECONFIG", config)
-            .env("POD_NAMESPACE", "tracing-system")
-            .env("POD_NAME", name)
-            .args(["--listen", "127.0.0.1:0", "--node-image", "vivace"]);
-        let mut operator = Process::start(name, command, dir).await?;
-        let address = operator
-            .line(START_WITHIN, |line| {
-                line.strip_prefix("listening http ").map(str::to_owned)
-            })
-            .await?;
-        operator
-            .line(START_WITHIN, |line| (line == "leading").then_some(()))
-            .await?;
-        Ok((operator, format!("http://{address}")))
-    }
-
-    /// Ends it, the users of each part first.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
-        for process in &mut self.processes {
-            process.kill().await?;
-        }
-        Ok(())
-    }
 }
 
 /// A client with one token.
@@ -378,6 +229,7 @@ pub fn path_of(object: &Value) -> anyhow::Result<String> {
         "ClusterRoleBinding",
         "Namespace",
         "StorageClass",
+        "PersistentVolume",
         "Node",
     ];
     let space = if unscoped.contains(&kind.as_str()) {

@@ -9,7 +9,8 @@
 //! | [`spans`] | spans that are pure functions of (seed, client, sequence number) |
 //! | [`ledger`] | what was acknowledged, and the verdict over what was read back |
 //! | [`client`] | OTLP and Tempo clients |
-//! | [`kube`] | a real Kubernetes API whose pods are our binaries as processes |
+//! | [`image`] | images of our programs, without a registry |
+//! | [`kube`] | a real Kubernetes whose pods are our binaries as processes, or containers on a real node |
 //! | [`skip`] | saying loudly that a test did not run |
 //!
 //! Nothing here links our own crates: the binaries are met through their sockets and files, as users meet them. All
@@ -17,6 +18,7 @@
 
 mod base64;
 pub mod client;
+pub mod image;
 pub mod kube;
 pub mod ledger;
 pub mod process;

@@ -157,17 +157,10 @@ async fn moto(python: &Path, scratch: &Path) -> anyhow::Result<Store> {
 
 async fn s3_store(name: &'static str, addr: SocketAddr, mut process: Process) -> anyhow::Result<Store> {
     let endpoint = format!("http://{addr}");
-    let client = client_builder(&endpoint, BUCKET, ACCESS_KEY, SECRET_KEY).build()?;
-    let http = http_client()?;
     // MinIO says that it is ready some moments before it takes writes.
     process
         .until(STORE_WITHIN, "create a bucket", async || {
-            let path = object_store::path::Path::default();
-            let Ok(url) = client.signed_url(http::Method::PUT, &path, START_WITHIN).await else {
-                return false;
-            };
-            let created = http.put(url).header("content-length", "0").send().await;
-            created.is_ok_and(|response| response.status().is_success())
+            create_bucket(&endpoint, ACCESS_KEY, SECRET_KEY).await.is_ok()
         })
         .await?;
     let settings = Settings::S3 {
@@ -181,6 +174,20 @@ async fn s3_store(name: &'static str, addr: SocketAddr, mut process: Process) ->
         settings,
         _process: process,
     })
+}
+
+/// Makes [`BUCKET`] where S3 is spoken.
+pub async fn create_bucket(endpoint: &str, access_key: &str, secret_key: &str) -> anyhow::Result<()> {
+    let client = client_builder(endpoint, BUCKET, access_key, secret_key).build()?;
+    let path = object_store::path::Path::default();
+    let url = client.signed_url(http::Method::PUT, &path, START_WITHIN).await?;
+    let created = http_client()?.put(url).header("content-length", "0").send().await?;
+    ensure!(
+        created.status().is_success(),
+        "creating the bucket: {}",
+        created.status()
+    );
+    Ok(())
 }
 
 async fn azurite(script: &Path, scratch: &Path) -> anyhow::Result<Store> {

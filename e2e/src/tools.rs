@@ -32,6 +32,19 @@ const COLLECTOR: &str = "0.161.0";
 const COLLECTOR_BUILD: &str = "0.161.0+2";
 const COLLECTOR_PROVIDERS: &str = "1.67.0";
 
+const CONTAINERD: &str = "2.4.2";
+/// Packages of Debian that a node needs, and libraries of theirs that may not be installed. They are unpacked, not installed.
+const NODE_PACKAGES: &[&str] = &[
+    "runc",
+    "containernetworking-plugins",
+    "nftables",
+    "libnftables1",
+    "libnftnl11",
+    "libjansson4",
+    "libmnl0",
+    "libseccomp2",
+];
+
 const KUBERNETES: &str = "1.36.3";
 /// Modules that Kubernetes' own module names by path in its repository, and that are published beside it.
 const KUBERNETES_STAGED: &str = "api apiextensions-apiserver apimachinery apiserver cli-runtime client-go cloud-provider \
@@ -63,11 +76,23 @@ pub enum Tool {
     KubeControllers,
     /// Renders the chart.
     Helm,
+    /// Says which pod runs where.
+    KubeScheduler,
+    /// Runs pods.
+    Kubelet,
+    /// Makes Services lead somewhere.
+    KubeProxy,
+    /// Runs containers; its shim and its client lie beside it.
+    Containerd,
+    /// Gives names to Services and pods.
+    CoreDns,
+    /// runc, the CNI plugins and nft, as Debian packages them, unpacked; the path is runc's.
+    NodePrograms,
 }
 
 impl Tool {
     /// All of them, the quick ones first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Readers,
         Self::Moto,
         Self::Azurite,
@@ -78,6 +103,12 @@ impl Tool {
         Self::KubeApiserver,
         Self::KubeControllers,
         Self::Helm,
+        Self::KubeScheduler,
+        Self::Kubelet,
+        Self::KubeProxy,
+        Self::Containerd,
+        Self::CoreDns,
+        Self::NodePrograms,
     ];
 
     /// What people call it.
@@ -93,6 +124,12 @@ impl Tool {
             Self::KubeApiserver => "kube-apiserver",
             Self::KubeControllers => "kube-controller-manager",
             Self::Helm => "helm",
+            Self::KubeScheduler => "kube-scheduler",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+            Self::Containerd => "containerd",
+            Self::CoreDns => "coredns",
+            Self::NodePrograms => "node-programs",
         }
     }
 
@@ -109,7 +146,12 @@ impl Tool {
             Self::Minio => "0.0.0-20260212201848-7aac2a2c5b7c",
             Self::Etcd => "3.6.16",
             Self::KubeApiserver | Self::KubeControllers => KUBERNETES,
+            Self::KubeScheduler | Self::Kubelet | Self::KubeProxy => KUBERNETES,
             Self::Helm => "3.22.0",
+            Self::Containerd => CONTAINERD,
+            Self::CoreDns => "1.14.7",
+            // Whatever the machine's release has: runc and CNI are asked for nothing new.
+            Self::NodePrograms => "packaged",
         }
     }
 
@@ -153,6 +195,12 @@ impl Tool {
             Self::KubeApiserver => "bin/kube-apiserver",
             Self::KubeControllers => "bin/kube-controller-manager",
             Self::Helm => "bin/helm",
+            Self::KubeScheduler => "bin/kube-scheduler",
+            Self::Kubelet => "bin/kubelet",
+            Self::KubeProxy => "bin/kube-proxy",
+            Self::Containerd => "bin/containerd",
+            Self::CoreDns => "bin/coredns",
+            Self::NodePrograms => "usr/sbin/runc",
         }
     }
 
@@ -173,7 +221,12 @@ impl Tool {
             Self::Minio => go_install(dir, "github.com/minio/minio", self.version())?,
             Self::Helm => go_install(dir, "helm.sh/helm/v3/cmd/helm", self.version())?,
             Self::Etcd => install_etcd(dir, self.version())?,
-            Self::KubeApiserver | Self::KubeControllers => install_kubernetes(dir, self.name())?,
+            Self::KubeApiserver | Self::KubeControllers | Self::KubeScheduler | Self::Kubelet | Self::KubeProxy => {
+                install_kubernetes(dir, self.name())?
+            }
+            Self::Containerd => install_containerd(dir)?,
+            Self::CoreDns => go_install(dir, "github.com/coredns/coredns", self.version())?,
+            Self::NodePrograms => install_node_programs(dir)?,
             Self::Azurite => {
                 let package = format!("azurite@{}", self.version());
                 // It asks for a newer node than Debian's, and runs on it all the same; its optional native parts do not
@@ -300,6 +353,44 @@ fn install_etcd(dir: &Path, version: &str) -> anyhow::Result<()> {
             "go.etcd.io/etcd/server/v3",
         ],
     )
+}
+
+/// Without the snapshotters that need C.
+fn install_containerd(dir: &Path) -> anyhow::Result<()> {
+    let module = "github.com/containerd/containerd/v2";
+    fs::write(dir.join("go.mod"), "module vivace.local/containerd\n\ngo 1.26.0\n")?;
+    run(dir, "go", &["get", &format!("{module}@v{CONTAINERD}")])?;
+    for command in ["containerd", "containerd-shim-runc-v2", "ctr"] {
+        run(
+            dir,
+            "go",
+            &[
+                "build",
+                "-mod=mod",
+                "-tags=no_btrfs no_devmapper no_zfs",
+                "-trimpath",
+                "-ldflags=-s -w",
+                "-o",
+                &format!("bin/{command}"),
+                &format!("{module}/cmd/{command}"),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// Needs apt's lists, as they are after `apt-get update`.
+fn install_node_programs(dir: &Path) -> anyhow::Result<()> {
+    let mut arguments = vec!["download", "-q"];
+    arguments.extend_from_slice(NODE_PACKAGES);
+    run(dir, "apt-get", &arguments)?;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            run(dir, "dpkg-deb", &["-x", &path.to_string_lossy(), "."])?;
+        }
+    }
+    Ok(())
 }
 
 fn install_python(dir: &Path, packages: &[&str]) -> anyhow::Result<()> {

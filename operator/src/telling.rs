@@ -70,6 +70,18 @@ pub(crate) async fn tell_tenants(
     observed: &Observed,
     objects: &Objects,
 ) -> Result<(), kube::Error> {
+    // Also of those that have no verdict any more: they are being deleted, and their spans stay.
+    for candidate in &lookups.candidates {
+        let tenant = &candidate.tenant;
+        let mut verdicts = cluster.tenants.verdicts.iter();
+        let verdict = verdicts.find(|verdict| {
+            tenant.name_any() == verdict.name && tenant.namespace().as_deref() == Some(&verdict.namespace)
+        });
+        let hold = forgetting::hold(tenant, verdict, Some(observed), observed.now);
+        if forgetting::apply(&context.client, tenant, hold).await? {
+            context.counters.writes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
     for verdict in &cluster.tenants.verdicts {
         let found = lookups.candidates.iter().find(|candidate| {
             let tenant = &candidate.tenant;
@@ -78,10 +90,6 @@ pub(crate) async fn tell_tenants(
         let Some(tenant) = found.map(|candidate| &candidate.tenant) else {
             continue;
         };
-        let hold = forgetting::hold(tenant, Some(verdict), Some(observed), observed.now);
-        if forgetting::apply(&context.client, tenant, hold).await? {
-            context.counters.writes.fetch_add(1, Ordering::Relaxed);
-        }
         let status = tenant_status::told(tenant, verdict, cluster, observed, &objects.datasources);
         if tenant.status.as_ref() == Some(&status) {
             continue;

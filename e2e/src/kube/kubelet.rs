@@ -21,6 +21,8 @@ use crate::process::Process;
 /// Name of the one node.
 const NODE: &str = "here";
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// Between the end of a container and its next beginning.
+const BACK_OFF: Duration = Duration::from_secs(2);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 /// The node, until it is dropped.
@@ -39,12 +41,24 @@ impl Drop for Kubelet {
 
 #[derive(Debug)]
 struct Running {
+    name: String,
+    arguments: Vec<String>,
     uid: String,
     ip: String,
     process: Option<Process>,
     is_ready: Option<bool>,
     since: String,
-    ended: Option<String>,
+    ended: Option<Ended>,
+    /// Restarts so far.
+    restarts: u32,
+}
+
+/// How a container ended.
+#[derive(Debug)]
+struct Ended {
+    is_well: bool,
+    words: String,
+    at: tokio::time::Instant,
 }
 
 impl Kubelet {
@@ -193,17 +207,21 @@ impl Loop {
             let claim = self.dir.join("claims").join(&namespace).join(format!("data-{name}"));
             std::fs::create_dir_all(&claim)?;
             let mut command = Command::new(&self.bin);
-            command.args(arguments);
+            command.args(&arguments);
             let logs = self.dir.join("logs");
             std::fs::create_dir_all(&logs)?;
-            let process = Process::start(&format!("{namespace}-{name}"), command, &logs).await?;
+            let known = format!("{namespace}-{name}");
+            let process = Process::start(&known, command, &logs).await?;
             let running = Running {
+                name: known,
+                arguments,
                 uid,
                 ip: self.address(),
                 process: Some(process),
                 is_ready: None,
                 since: now(),
                 ended: None,
+                restarts: 0,
             };
             self.next += 1;
             self.pods.insert(path.to_owned(), running);
@@ -213,11 +231,25 @@ impl Loop {
             && let Ok(status) = process.ended(Duration::from_millis(1)).await
         {
             let last: Vec<String> = process.lines().into_iter().rev().take(5).collect();
-            running.ended = Some(format!(
-                "{status}: {}",
-                last.into_iter().rev().collect::<Vec<_>>().join("\n")
-            ));
+            running.ended = Some(Ended {
+                is_well: status.success(),
+                words: format!("{status}: {}", last.into_iter().rev().collect::<Vec<_>>().join("\n")),
+                at: tokio::time::Instant::now(),
+            });
             running.process = None;
+            running.is_ready = None;
+        }
+        // One that ends badly is started again; so is one that ends well, unless its pod is a piece of work.
+        let wants_again = |ended: &Ended| {
+            let is_work = pod["spec"]["restartPolicy"] != "Always";
+            !(is_work && ended.is_well) && ended.at.elapsed() > BACK_OFF
+        };
+        if running.ended.as_ref().is_some_and(wants_again) {
+            let mut command = Command::new(&self.bin);
+            command.args(&running.arguments);
+            running.process = Some(Process::start(&running.name, command, &self.dir.join("logs")).await?);
+            running.restarts += 1;
+            running.ended = None;
             running.is_ready = None;
         }
         let probe = format!("http://{}:3200/ready", running.ip);
@@ -235,10 +267,18 @@ impl Loop {
         let condition = |kind: &str, holds: bool| json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastTransitionTime": running.since});
         let state = match &running.ended {
             None => json!({"running": {"startedAt": running.since}}),
-            Some(words) => json!({"terminated": {"exitCode": 1, "message": words, "reason": "Error"}}),
+            Some(ended) => {
+                let (code, reason) = if ended.is_well { (0, "Completed") } else { (1, "Error") };
+                json!({"terminated": {"exitCode": code, "message": ended.words, "reason": reason}})
+            }
+        };
+        let is_work = pod["spec"]["restartPolicy"] != "Always";
+        let phase = match &running.ended {
+            Some(ended) if is_work && ended.is_well => "Succeeded",
+            _ => "Running",
         };
         let status = json!({"status": {
-            "phase": "Running",
+            "phase": phase,
             "hostIP": "127.0.0.1",
             "podIP": running.ip,
             "podIPs": [{"ip": running.ip}],
@@ -246,7 +286,7 @@ impl Loop {
             "conditions": [condition("PodScheduled", true), condition("Initialized", true), condition("ContainersReady", is_ready), condition("Ready", is_ready)],
             "containerStatuses": [{
                 "name": "node", "image": pod["spec"]["containers"][0]["image"], "imageID": "", "ready": is_ready,
-                "restartCount": 0, "started": true, "state": state,
+                "restartCount": running.restarts, "started": true, "state": state,
             }],
         }});
         self.kube.merge(&format!("{path}/status"), status).await?;

@@ -11,6 +11,7 @@
 //! | `store_away` | a node whose object store refuses connections | the binary |
 //! | `tempo_clients` | a node as Tempo's clients and Grafana meet it | the binary |
 //! | `operator` | the operator on etcd, kube-apiserver and kube-controller-manager | both binaries, tools |
+//! | `real_node` | the operator on a whole Kubernetes: kubelet, containerd, images, Services | both binaries, tools, root |
 //! | `collector` | OpenTelemetry Collector and telemetrygen | the binary, tools |
 //! | `formats` | pyarrow and DuckDB | the binary, tools |
 //!
@@ -30,6 +31,7 @@ mod fixture;
 mod formats;
 mod full_disk;
 mod operator;
+mod real_node;
 mod s3;
 mod smoke;
 mod store_away;

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use object_store::ObjectStoreExt as _;
 use serde_json::{Value, json};
 use vivace_e2e::client::{Otlp, Reply, Tempo};
+use vivace_e2e::kube::control::ControlPlane;
 use vivace_e2e::kube::kubelet::Kubelet;
-use vivace_e2e::kube::{ControlPlane, Kube, charts, condition, documents, operator_bin, path_of};
+use vivace_e2e::kube::{Kube, charts, condition, documents, operator_bin, path_of};
 use vivace_e2e::ledger::{Ledger, Reading};
 use vivace_e2e::process::{Process, Scratch, vivace_bin};
 use vivace_e2e::s3::{ACCESS_KEY, S3Options, S3Server, SECRET_KEY};
@@ -200,7 +202,13 @@ async fn a_tracing_cluster_on_a_real_api_server() {
     retention_is_pushed_without_a_restart(&stage).await;
     a_new_setting_restarts_the_node_and_loses_nothing(&mut stage, &ledger).await;
     a_pause_stops_everything(&stage).await;
+    a_pause_by_annotation_is_the_same(&stage).await;
     a_missing_secret_is_said_and_mended(&stage).await;
+    a_key_that_is_refused_is_said_and_mended(&stage).await;
+    a_bucket_that_is_not_there_is_said(&stage).await;
+    two_clusters_under_one_prefix_are_refused(&stage).await;
+    a_tenant_that_goes_with_its_spans_waits_for_them(&stage).await;
+    an_autoscaler_of_kubernetes_sets_the_number_of_nodes(&stage).await;
     what_goes_with_the_resource(&stage, &ledger).await;
     stage.close().await;
 }
@@ -259,6 +267,16 @@ async fn from_apply_to_a_span(stage: &Stage, ledger: &Ledger) {
         ("/endpoints/otlpGrpc", json!("main-ingest.default.svc:4317")),
     ] {
         assert_eq!(status.pointer(path), Some(&wanted), "{path}: {status:#}");
+    }
+    // As kstatus reads them: of this generation, and what is not the case any more is not there.
+    let found = stage.cluster("main").await;
+    for condition in found["status"]["conditions"].as_array().unwrap() {
+        assert_eq!(
+            condition["observedGeneration"], found["metadata"]["generation"],
+            "{condition}"
+        );
+        let kind = condition["type"].as_str().unwrap();
+        assert!(!["Reconciling", "Stalled", "Paused"].contains(&kind), "{condition}");
     }
     let events = stage
         .kube
@@ -322,7 +340,7 @@ async fn send_and_read(stage: &Stage, ledger: &Ledger, first: u64) {
 }
 
 /// The definition of grafana-operator's kind, with the fields that we write and the two that it fixes.
-fn grafana_datasources() -> Value {
+pub(crate) fn grafana_datasources() -> Value {
     let fixed = json!([{"rule": "self == oldSelf", "message": "is fixed"}]);
     let free = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     json!({
@@ -567,9 +585,17 @@ async fn what_somebody_changes_is_put_back(stage: &Stage) {
         })
         .await
         .unwrap();
-    // Its claim stays, for nothing is deleted that nobody asked to delete; whoever scaled by hand takes it away too.
+    // Its claim stays, for nothing is deleted that nobody asked to delete; that nobody lives on it is noted, so that a
+    // resource that is made anew does not take it for a node's.
     let claim = "/api/v1/namespaces/default/persistentvolumeclaims/data-main-node-1";
-    stage.kube.delete(claim, json!({})).await.unwrap();
+    stage
+        .kube
+        .until(SHORT, "a note on the claim that was left behind", async || {
+            let claim = stage.kube.get(claim).await?.unwrap_or_default();
+            Ok(!claim["metadata"]["annotations"]["tracing.vivace.dev/retired"].is_null())
+        })
+        .await
+        .unwrap();
     stage.wait("main", "Ready", "True").await;
 }
 
@@ -678,6 +704,264 @@ async fn a_missing_secret_is_said_and_mended(stage: &Stage) {
     secret["metadata"]["name"] = json!("later");
     stage.kube.apply(&secret).await.unwrap();
     stage.wait("other", "Ready", "True").await;
+}
+
+async fn a_pause_by_annotation_is_the_same(stage: &Stage) {
+    let path = format!("{CLUSTERS}/main");
+    let pause = |value: Value| json!({"metadata": {"annotations": {"tracing.vivace.dev/paused": value}}});
+    stage.kube.merge(&path, pause(json!("true"))).await.unwrap();
+    stage.wait("main", "Paused", "True").await;
+    let status = stage.cluster("main").await;
+    assert_eq!(status["status"]["phase"], "Paused");
+    stage.kube.merge(&path, pause(Value::Null)).await.unwrap();
+    stage
+        .kube
+        .until(LONG, "the end of the pause", async || {
+            let found = stage.cluster("main").await;
+            Ok(condition(&found, "Paused").0.is_empty() && condition(&found, "Ready").0 == "True")
+        })
+        .await
+        .unwrap();
+}
+
+/// The key changes in its Secret, as somebody's rotation would change it; the Secret is nobody's child and is watched.
+async fn a_key_that_is_refused_is_said_and_mended(stage: &Stage) {
+    let with_key = |key: &str| {
+        let mut secret = secret();
+        secret["metadata"]["name"] = json!("later");
+        secret["stringData"]["access_key_secret"] = json!(key);
+        secret
+    };
+    stage.kube.apply(&with_key("not the key")).await.unwrap();
+    stage.wait("other", "StorageReady", "False").await;
+    let said = stage
+        .kube
+        .until(LONG, "AccessDenied", async || {
+            Ok(condition(&stage.cluster("other").await, "StorageReady").1 == "AccessDenied")
+        })
+        .await;
+    let (_, _, message) = condition(&stage.cluster("other").await, "StorageReady");
+    said.unwrap_or_else(|error| panic!("{error:#}: {message}"));
+    assert!(message.contains("grant") || message.contains("correct"), "{message}");
+    told(stage, "AccessDenied").await;
+    stage.kube.apply(&with_key(SECRET_KEY)).await.unwrap();
+    stage.wait("other", "Ready", "True").await;
+}
+
+async fn told(stage: &Stage, reason: &str) {
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    stage
+        .kube
+        .until(SHORT, &format!("the event {reason}"), async || {
+            let events = stage.kube.items(events).await?;
+            Ok(events
+                .iter()
+                .any(|event| event["reason"] == reason && event["type"] == "Warning"))
+        })
+        .await
+        .unwrap();
+}
+
+async fn a_bucket_that_is_not_there_is_said(stage: &Stage) {
+    let mut lost = minimal("lost", &stage.s3);
+    lost["spec"]["storage"]["s3"]["bucket"] = json!("nowhere");
+    // Somebody else holds it too; theirs is theirs.
+    lost["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    stage.kube.apply(&lost).await.unwrap();
+    stage
+        .kube
+        .until(LONG, "BucketNotFound", async || {
+            Ok(condition(&stage.cluster("lost").await, "StorageReady").1 == "BucketNotFound")
+        })
+        .await
+        .unwrap();
+    let found = stage.cluster("lost").await;
+    let (_, reason, message) = condition(&found, "Ready");
+    assert_eq!(reason, "BucketNotFound");
+    assert!(message.contains("create it"), "{message}");
+    told(stage, "BucketNotFound").await;
+    let path = format!("{CLUSTERS}/lost");
+    stage.kube.delete(&path, json!({})).await.unwrap();
+    stage
+        .kube
+        .until(LONG, "only the finalizer of others", async || {
+            Ok(stage.cluster("lost").await["metadata"]["finalizers"] == json!(["example.com/hold"]))
+        })
+        .await
+        .unwrap();
+    let none = json!({"metadata": {"finalizers": null}});
+    stage.kube.merge(&path, none).await.unwrap();
+    stage
+        .kube
+        .until(LONG, "the end of the lost one", async || {
+            Ok(stage.cluster("lost").await.is_null())
+        })
+        .await
+        .unwrap();
+}
+
+async fn two_clusters_under_one_prefix_are_refused(stage: &Stage) {
+    // A block of the first one, whether it has written any by now or not.
+    let bucket = stage.s3.client().build().unwrap();
+    let block = object_store::path::Path::from("default/main/blocks/of-the-first");
+    bucket.put(&block, "spans".into()).await.unwrap();
+    let mut second = minimal("second", &stage.s3);
+    second["spec"]["storage"]["prefix"] = json!("default/main");
+    stage.kube.apply(&second).await.unwrap();
+    stage.wait("second", "Ready", "False").await;
+    let found = stage.cluster("second").await;
+    let (_, reason, message) = condition(&found, "Stalled");
+    assert_eq!(reason, "PrefixOwnedByOther", "{found:#}");
+    assert!(
+        message.contains("default/main") && message.contains("another prefix"),
+        "{message}"
+    );
+    told(stage, "PrefixOwnedByOther").await;
+    // It has made nothing, and goes without a trace even with its bucket.
+    assert!(stage.pod("second-node-0").await.is_null());
+    let everything = json!({"spec": {"deletionPolicy": "DeleteAll"}});
+    stage
+        .kube
+        .merge(&format!("{CLUSTERS}/second"), everything)
+        .await
+        .unwrap();
+    stage
+        .kube
+        .delete(&format!("{CLUSTERS}/second"), json!({}))
+        .await
+        .unwrap();
+    stage
+        .kube
+        .until(LONG, "the end of the second", async || {
+            Ok(stage.cluster("second").await.is_null())
+        })
+        .await
+        .unwrap();
+    assert!(!blocks_of_main(stage).is_empty(), "the first one's blocks are gone");
+}
+
+async fn a_tenant_that_goes_with_its_spans_waits_for_them(stage: &Stage) {
+    const TENANTS: &str = "/apis/tracing.vivace.dev/v1alpha1/namespaces/default/tracingtenants";
+    let tenants = json!({"spec": {"auth": {"mode": "Header"}}});
+    stage.kube.merge(&format!("{CLUSTERS}/other"), tenants).await.unwrap();
+    let tenant = |name: &str, policy: &str| {
+        json!({
+            "apiVersion": "tracing.vivace.dev/v1alpha1", "kind": "TracingTenant", "metadata": {"name": name},
+            "spec": {"clusterRef": {"name": "other"}, "deletionPolicy": policy, "retention": {"default": "2d"}},
+        })
+    };
+    stage.kube.apply(&tenant("stays", "Retain")).await.unwrap();
+    stage.kube.apply(&tenant("goes", "Delete")).await.unwrap();
+    let get = async |name: &str| {
+        stage
+            .kube
+            .get(&format!("{TENANTS}/{name}"))
+            .await
+            .unwrap()
+            .unwrap_or_default()
+    };
+    stage
+        .kube
+        .until(LONG, "tenants that are synced", async || {
+            let (stays, goes) = (get("stays").await, get("goes").await);
+            let is_held = goes["metadata"]["finalizers"]
+                .as_array()
+                .is_some_and(|held| !held.is_empty());
+            Ok(condition(&stays, "Ready").0 == "True" && condition(&goes, "Ready").0 == "True" && is_held)
+        })
+        .await
+        .unwrap();
+    for name in ["stays", "goes"] {
+        stage
+            .kube
+            .delete(&format!("{TENANTS}/{name}"), json!({}))
+            .await
+            .unwrap();
+    }
+    stage
+        .kube
+        .until(LONG, "the shortest retention for the one that goes", async || {
+            let goes = get("goes").await;
+            Ok(get("stays").await.is_null() && goes["status"]["effective"]["retention"] == "1h")
+        })
+        .await
+        .unwrap();
+    // Who changes their mind is let go at once.
+    let kept = json!({"spec": {"deletionPolicy": "Retain"}});
+    stage.kube.merge(&format!("{TENANTS}/goes"), kept).await.unwrap();
+    stage
+        .kube
+        .until(LONG, "the tenant's end", async || Ok(get("goes").await.is_null()))
+        .await
+        .unwrap();
+}
+
+/// Kubernetes' own autoscaler reads and writes /scale. It asks for its least number of replicas before it has any metrics,
+/// which is enough to see that the way is open.
+async fn an_autoscaler_of_kubernetes_sets_the_number_of_nodes(stage: &Stage) {
+    let mut scaled = minimal("scaled", &stage.s3);
+    scaled["spec"]["size"] = json!("small");
+    scaled["spec"]["autoscaling"] = json!({"mode": "External", "minReplicas": 3, "maxReplicas": 9});
+    stage.kube.apply(&scaled).await.unwrap();
+    stage
+        .kube
+        .until(LONG, "a number of replicas and a selector to begin with", async || {
+            let found = stage.cluster("scaled").await;
+            Ok(found["spec"]["replicas"] == 3 && !found["status"]["selector"].is_null())
+        })
+        .await
+        .unwrap();
+    let autoscaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "scaled"},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "tracing.vivace.dev/v1alpha1", "kind": "TracingCluster", "name": "scaled"},
+            "minReplicas": 5, "maxReplicas": 9,
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 65}}}],
+        },
+    });
+    stage.kube.apply(&autoscaler).await.unwrap();
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/scaled";
+    let waited = stage
+        .kube
+        .until(LONG, "five replicas", async || {
+            let found = stage.cluster("scaled").await;
+            Ok(found["spec"]["replicas"] == 5 && found["status"]["effective"]["replicas"] == 5)
+        })
+        .await;
+    if let Err(error) = waited {
+        panic!(
+            "{error:#}: {:#}",
+            stage.kube.get(path).await.unwrap().unwrap_or_default()["status"]
+        );
+    }
+    let found = stage.kube.get(path).await.unwrap().unwrap();
+    assert_eq!(condition(&found, "AbleToScale").0, "True", "{found:#}");
+    // The operator has seeded the number once and leaves it alone.
+    stage.kube.delete(path, json!({})).await.unwrap();
+    let everything = json!({"spec": {"deletionPolicy": "DeletePVCs"}});
+    stage
+        .kube
+        .merge(&format!("{CLUSTERS}/scaled"), everything)
+        .await
+        .unwrap();
+    stage
+        .kube
+        .delete(&format!("{CLUSTERS}/scaled"), json!({}))
+        .await
+        .unwrap();
+    stage
+        .kube
+        .until(LONG, "the end of the scaled one", async || {
+            Ok(stage.cluster("scaled").await.is_null())
+        })
+        .await
+        .unwrap();
+}
+
+/// Names of what "main" has in the bucket.
+fn blocks_of_main(stage: &Stage) -> Vec<String> {
+    let objects = stage.s3.memory().objects(stage.s3.bucket(), "default/main/");
+    objects.into_iter().map(|(name, _)| name).collect()
 }
 
 async fn what_goes_with_the_resource(stage: &Stage, ledger: &Ledger) {
