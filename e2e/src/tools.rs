@@ -379,11 +379,14 @@ fn install_containerd(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Needs apt's lists, as they are after `apt-get update`.
+/// Needs apt's lists, which a fresh machine does not have yet; bringing them takes root.
 fn install_node_programs(dir: &Path) -> anyhow::Result<()> {
     let mut arguments = vec!["download", "-q"];
     arguments.extend_from_slice(NODE_PACKAGES);
-    run(dir, "apt-get", &arguments)?;
+    if run(dir, "apt-get", &arguments).is_err() {
+        run(dir, "apt-get", &["update", "-q"])?;
+        run(dir, "apt-get", &arguments)?;
+    }
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "deb") {

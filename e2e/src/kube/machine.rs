@@ -37,6 +37,8 @@ const SERVICES: &str = "10.96.0.0/16";
 const INTERFACE: &str = "vivace-node";
 const PAUSE: &str = "vivace.local/pause:1";
 const START_WITHIN: Duration = Duration::from_secs(90);
+/// How long another run on this machine may take.
+const TURN_WITHIN: Duration = Duration::from_secs(900);
 
 /// What it takes beside the control plane.
 const TOOLS: [Tool; 9] = [
@@ -123,7 +125,13 @@ impl Machine {
     pub async fn start(scratch: &Scratch) -> anyhow::Result<Self> {
         let dir = scratch.dir("machine")?;
         let lock = File::create(cache_root()?.join("machine.lock"))?;
-        let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+        let deadline = tokio::time::Instant::now() + TURN_WITHIN;
+        while lock.try_lock().is_err() {
+            if tokio::time::Instant::now() > deadline {
+                bail!("another run has the machine's one Kubernetes node, and has it for {TURN_WITHIN:?} by now");
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         clear_cgroups();
         if !cgroups().is_empty() {
             bail!("this machine runs the pods of another Kubernetes");
