@@ -47,7 +47,12 @@ fn main() -> anyhow::Result<()> {
             let outcome = runtime.block_on(standalone(settings, &args));
             // Threads that still read blocks for nobody are not waited for.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-            outcome
+            if let Err(error) = outcome {
+                // The sentence alone: whoever runs nodes shows their last line, and a stack is not it.
+                eprintln!("Error: {error:#}");
+                std::process::exit(1);
+            }
+            Ok(())
         }
     }
 }
