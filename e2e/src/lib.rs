@@ -11,6 +11,7 @@
 //! | [`client`] | OTLP and Tempo clients |
 //! | [`image`] | images of our programs, without a registry |
 //! | [`kube`] | a real Kubernetes whose pods are our binaries as processes, or containers on a real node |
+//! | [`scratch`] | folders of tests, emptied at their start |
 //! | [`skip`] | saying loudly that a test did not run |
 //!
 //! Nothing here links our own crates: the binaries are met through their sockets and files, as users meet them. All
@@ -23,6 +24,7 @@ pub mod kube;
 pub mod ledger;
 pub mod process;
 pub mod s3;
+pub mod scratch;
 pub mod skip;
 pub mod spans;
 pub mod stores;

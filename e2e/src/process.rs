@@ -17,6 +17,8 @@ use tokio::sync::watch;
 
 use crate::skip::Unavailable;
 
+pub use crate::scratch::{Scratch, target_dir};
+
 /// Environment variable: the `vivace` binary to test; `none` skips every test that needs one.
 pub const VIVACE_BIN: &str = "VIVACE_BIN";
 
@@ -292,7 +294,11 @@ impl Node {
         let config = options.log_dir.join("vivace.yaml");
         tokio::fs::write(&config, serde_json::to_vec_pretty(&options.settings)?).await?;
         command.arg("--config").arg(&config);
-        let mut process = Process::start("vivace", command, &options.log_dir).await?;
+        Self::announced(Process::start("vivace", command, &options.log_dir).await?).await
+    }
+
+    /// The node that this process is, once it has said where it listens.
+    pub async fn announced(mut process: Process) -> anyhow::Result<Self> {
         let otlp_grpc = process.line(START_WITHIN, |line| listening(line, "otlp-grpc")).await?;
         let otlp_http = process.line(START_WITHIN, |line| listening(line, "otlp-http")).await?;
         let http = process.line(START_WITHIN, |line| listening(line, "http")).await?;
@@ -378,53 +384,6 @@ pub fn vivace_bin() -> Result<PathBuf, Unavailable> {
             "no vivace binary; build one with `cargo build --profile ci --bin vivace` or set {VIVACE_BIN}"
         ))
     })
-}
-
-/// Where cargo puts the workspace's builds.
-pub fn target_dir() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    // A relative CARGO_TARGET_DIR is relative to where cargo was called, which is the workspace for all our scripts.
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |dir| workspace.join(dir))
-}
-
-/// A folder of one test's own, emptied at its start and kept if the test fails.
-#[derive(Debug)]
-pub struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Makes it under the target folder, so that `cargo clean` takes it too.
-    pub fn new(test: &str) -> anyhow::Result<Self> {
-        let path = target_dir().join("e2e").join(format!("{test}-{}", std::process::id()));
-        if path.is_dir() {
-            std::fs::remove_dir_all(&path)?;
-        }
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { path })
-    }
-
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// A folder in it, made if need be.
-    pub fn dir(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let dir = self.path.join(name);
-        std::fs::create_dir_all(&dir)?;
-        Ok(dir)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("what the test left behind is in {}", self.path.display());
-        } else {
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
-    }
 }
 
 #[cfg(test)]

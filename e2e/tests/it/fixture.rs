@@ -23,15 +23,14 @@ pub(crate) struct Fixture {
     pub(crate) options: NodeOptions,
 }
 
+/// The binary to test; `None`, after saying so, when there is none.
+pub(crate) fn binary(test: &str) -> Option<PathBuf> {
+    vivace_bin().map_err(|reason| skipped(test, &reason)).ok()
+}
+
 /// Prepares a node with these settings laid over [`small`]; `None`, after saying so, when there is no binary.
 pub(crate) fn fixture(test: &str, settings: Value) -> Option<Fixture> {
-    let bin = match vivace_bin() {
-        Ok(bin) => bin,
-        Err(reason) => {
-            skipped(test, &reason);
-            return None;
-        }
-    };
+    let bin = binary(test)?;
     let scratch = Scratch::new(&test.replace("::", "-")).unwrap();
     let data_dir = scratch.dir("data").unwrap();
     let log_dir = scratch.path().to_path_buf();

@@ -182,6 +182,27 @@ async fn started(test: &str) -> Option<(Fixture, Node)> {
     Some((fixture, node))
 }
 
+/// A node that was told one canary.
+struct Told {
+    _fixture: Fixture,
+    node: Node,
+    asker: Asker,
+    canary: Canary,
+}
+
+async fn told(test: &str) -> Option<Told> {
+    let (fixture, node) = started(test).await?;
+    let mut otlp = Otlp::grpc(&node.otlp_grpc_url(), Some(TENANT)).unwrap();
+    let canary = Canary::new(1);
+    write(&mut otlp, &canary.batches).await;
+    Some(Told {
+        _fixture: fixture,
+        asker: Asker::of(&node),
+        node,
+        canary,
+    })
+}
+
 fn ids_of(answer: &Value) -> Vec<String> {
     let traces = answer["traces"].as_array().cloned().unwrap_or_default();
     let id = |trace: &Value| format!("{:0>32}", trace["traceID"].as_str().unwrap());
@@ -241,13 +262,10 @@ async fn what_a_canary_writes_it_reads_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_grafana_asks_is_answered() {
-    let Some((_fixture, node)) = started("tempo_clients::grafana").await else {
+    let Some(told) = told("tempo_clients::grafana").await else {
         return;
     };
-    let mut otlp = Otlp::grpc(&node.otlp_grpc_url(), Some(TENANT)).unwrap();
-    let canary = Canary::new(1);
-    write(&mut otlp, &canary.batches).await;
-    let asker = Asker::of(&node);
+    let (asker, canary) = (&told.asker, &told.canary);
     let (start, end) = canary.window();
 
     let (_, echo) = asker.get("/api/echo", "*/*").await;
@@ -328,7 +346,7 @@ async fn what_grafana_asks_is_answered() {
             );
         }
     }
-    node.stop().await.unwrap();
+    told.node.stop().await.unwrap();
 }
 
 /// tempo-cli reads bodies with a parser that refuses fields it does not know.
@@ -339,13 +357,10 @@ async fn bodies_hold_no_field_that_clients_do_not_know() {
         matched serviceStats spanCount errorCount metrics inspectedTraces inspectedBytes totalBlocks completedJobs \
         totalJobs totalBlockBytes inspectedSpans backendReads backendBytes additionalMetrics series labels samples \
         timestampMs exemplars status message scopes tags tagNames tagValues type";
-    let Some((_fixture, node)) = started("tempo_clients::fields").await else {
+    let Some(told) = told("tempo_clients::fields").await else {
         return;
     };
-    let mut otlp = Otlp::grpc(&node.otlp_grpc_url(), Some(TENANT)).unwrap();
-    let canary = Canary::new(1);
-    write(&mut otlp, &canary.batches).await;
-    let asker = Asker::of(&node);
+    let (asker, canary) = (&told.asker, &told.canary);
     let (start, end) = canary.window();
     let within = [("start", &*start), ("end", &*end)];
     let mut found = BTreeSet::new();
@@ -378,7 +393,7 @@ async fn bodies_hold_no_field_that_clients_do_not_know() {
     let unknown: Vec<&String> = found.difference(&known).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
     assert!(found.len() > 25, "{found:?}");
-    node.stop().await.unwrap();
+    told.node.stop().await.unwrap();
 }
 
 fn fields(json: &Value, found: &mut BTreeSet<String>) {
