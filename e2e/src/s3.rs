@@ -7,6 +7,7 @@
 //! Always holds: an operation that a toxic did not strike behaves as S3 documents; [`Traffic`] has noted a request before
 //! its answer's first byte leaves.
 
+mod keys;
 mod memory;
 mod toxics;
 mod traffic;
@@ -26,12 +27,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3CopyIfNotExists};
-use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use memory::{Memory, Rules, StoredObject};
+use keys::Keys;
+pub use memory::{Conditions, Memory, Rules, StoredObject};
 pub use toxics::{Availability, Rule, Toxic, Toxics};
 pub use traffic::{Counts, Op, Seen, Traffic};
 
@@ -68,7 +69,7 @@ pub struct S3Options {
     pub listen: SocketAddr,
     /// Buckets that exist from the start.
     pub buckets: Vec<String>,
-    /// The one key pair that is let in.
+    /// The key pair that is let in, until [`S3Server::change_keys`].
     pub access_key: String,
     /// Its secret.
     pub secret_key: String,
@@ -99,6 +100,7 @@ impl Default for S3Options {
 pub struct S3Server {
     addr: SocketAddr,
     options: S3Options,
+    keys: Keys,
     memory: Memory,
     toxics: Toxics,
     traffic: Traffic,
@@ -112,10 +114,10 @@ impl S3Server {
         let addr = listener.local_addr()?;
         let buckets: Vec<&str> = options.buckets.iter().map(String::as_str).collect();
         let memory = Memory::new(&buckets, options.rules);
+        let keys = Keys::new(&options.access_key, &options.secret_key);
         let mut builder = S3ServiceBuilder::new(memory.clone());
         if options.dialect == Dialect::S3 {
-            let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
-            builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+            builder.set_auth(keys.clone());
         }
         let front = Front {
             dialect: options.dialect,
@@ -128,6 +130,7 @@ impl S3Server {
         Ok(Self {
             addr,
             options,
+            keys,
             memory,
             toxics,
             traffic,
@@ -165,6 +168,11 @@ impl S3Server {
         &self.toxics
     }
 
+    /// Lets in this key pair instead of the former one, whose requests are answered 403 from now on.
+    pub fn change_keys(&self, access_key: &str, secret_key: &str) {
+        self.keys.replace(access_key, secret_key);
+    }
+
     /// What it was asked.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
@@ -177,7 +185,7 @@ impl S3Server {
         }
     }
 
-    /// A client with the right keys for the first bucket.
+    /// A client with the keys of the start for the first bucket.
     pub fn client(&self) -> AmazonS3Builder {
         client_builder(
             &self.endpoint(),

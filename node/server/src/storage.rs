@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutPayload};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
 use settings::storage::StorageType;
 use settings::{NodeSettings, Period};
 
@@ -90,7 +90,9 @@ fn read_secret(path: &Path) -> anyhow::Result<String> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Writes, reads and deletes a small object below `prefix`, as the node will do with blocks.
+/// Writes, reads and deletes a small object below `prefix`, as the node will do with blocks; in between writes it once
+/// more on condition that it is not there, which has to fail: of two clusters that come at once one becomes the owner of
+/// a prefix.
 ///
 /// A store without room is only said: it may be read, and a node that waits for room takes up its work by itself.
 ///
@@ -113,10 +115,21 @@ pub async fn probe(store: &dyn ObjectStore, prefix: &ObjectPath, name: &str) -> 
         if read != content.as_bytes() {
             bail!("object store: {key} reads back other than it was written; it is shared or broken");
         }
+        let again = PutPayload::from(content.clone().into_bytes());
+        let again = store.put_opts(&key, again, PutMode::Create.into()).await;
+        // First: also what is refused afterwards should leave nothing behind.
         store
             .delete(&key)
             .await
-            .map_err(|error| advice::explain("delete", &key, &error))
+            .map_err(|error| advice::explain("delete", &key, &error))?;
+        match again {
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
+            Ok(_) => bail!(
+                "object store: it overwrites what must not exist yet: {}",
+                advice::NO_CONDITIONS
+            ),
+            Err(error) => Err(advice::explain("write on a condition", &key, &error)),
+        }
     };
     tokio::time::timeout(PROBE_TIMEOUT, steps).await.unwrap_or_else(|_| {
         Err(anyhow!(

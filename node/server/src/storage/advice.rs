@@ -16,6 +16,7 @@ const WRONG_CREDENTIALS: &str = "the credentials are missing, wrong or expired";
 const NO_CREDENTIALS: &str = "there are no credentials: name key files, or give this machine a role";
 const WRONG_CLOCK: &str = "the clock of this machine is wrong";
 const OTHER_REGION: &str = "the bucket is in another region: set storage.s3.region";
+pub(super) const NO_CONDITIONS: &str = "use a store that honours If-None-Match";
 const UNREACHABLE: &str = "it cannot be reached: check endpoint and network";
 const OTHER: &str = "it answered with an error";
 
@@ -99,6 +100,7 @@ fn of_code(code: &str) -> Option<&'static str> {
         | "AuthorizationPermissionMismatch"
         | "InsufficientAccountPermissions" => NOT_ALLOWED,
         "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" => OTHER_REGION,
+        "NotImplemented" => NO_CONDITIONS,
         _ => return None,
     })
 }
@@ -109,6 +111,7 @@ fn of_status(status: u16, body: &str) -> &'static str {
         401 => WRONG_CREDENTIALS,
         403 => NOT_ALLOWED,
         404 if body.contains("bucket does not exist") => NO_BUCKET,
+        501 => NO_CONDITIONS,
         _ => OTHER,
     }
 }

@@ -87,6 +87,11 @@ async fn what_the_store_answers_becomes_advice() {
             "<Error><Code>AuthorizationHeaderMalformed</Code></Error>",
             OTHER_REGION,
         ),
+        (
+            "501 Not Implemented",
+            "<Error><Code>NotImplemented</Code></Error>",
+            NO_CONDITIONS,
+        ),
         ("500 Internal Server Error", "", OTHER),
         (
             "400 Bad Request",
