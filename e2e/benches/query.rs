@@ -1,7 +1,7 @@
 //! What answers cost over HTTP: `cargo bench -p vivace-e2e --bench query`.
 //!
-//! A node takes in 2 million spans (`VIVACE_BENCH_SPANS`) and turns them into blocks, which are merged; then each question
-//! is asked again and again by one client. The table shows:
+//! A node takes in 2 million spans (`VIVACE_BENCH_SPANS`) and turns them into blocks; each question is asked again and again
+//! by one client, first of the blocks as they were cut, then of what they were merged into. The tables show:
 //! - the first answer of a node that was just started on that data, and how many reads of the object store it took;
 //! - warm: median and 95th percentile over [`ROUNDS`], beside the goal for the median on two cores;
 //! - what the answer says of itself: spans looked at, by the median per second, and bytes read or found in memory;
@@ -22,9 +22,6 @@ const SETTLE_MAX: Duration = Duration::from_secs(180);
 const ROUNDS: usize = 30;
 /// How often before that.
 const WARM_UP: usize = 3;
-/// How long compaction is left to itself once nothing is live any more: blocks of one load are merged at once or not at
-/// all.
-const MERGE_WAIT: Duration = Duration::from_secs(10);
 /// An attribute with a value per message, in the generated data.
 const NEEDLE: &str = "span.messaging.message.id";
 
@@ -46,22 +43,24 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(spans: u64) -> anyhow::Result<()> {
     let scratch = Scratch::new("bench-query")?;
-    let settings = json!({"flush": {"tail_age": "3s"}});
-    let mut blocks = start(&scratch, "blocks", settings.clone()).await?;
-    load(&blocks, spans).await?;
-    settle(&blocks).await?;
-    let client = reqwest::Client::new();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let count = counter(&client, &blocks, "vivace_blocks").await?.unwrap_or_default();
-    println!("\n{spans} spans in {count:.0} blocks, {cpus} cores");
-    header();
-    for question in about_blocks(&client, &blocks).await? {
-        blocks.stop().await?;
-        blocks = start(&scratch, "blocks", settings.clone()).await?;
-        let cold = first(&client, &blocks, &question).await?;
-        ask(&client, &blocks, &question, Some(cold)).await?;
-    }
-    blocks.stop().await?;
+    let node = start(&scratch, "blocks", as_cut()).await?;
+    load(&node, spans).await?;
+    until(&node, "nothing is live", |is| {
+        is("vivace_live_spans") == 0.0 && is("vivace_spooled_blocks") == 0.0
+    })
+    .await?;
+    let node = ask_of_blocks(&scratch, node, spans).await?;
+    node.stop().await?;
+
+    let node = start(&scratch, "blocks", json!({})).await?;
+    // What should be merged is counted before the first merge is chosen.
+    until(&node, "blocks are merged", |is| {
+        is("vivace_compaction_outstanding_blocks") == 0.0 && is("vivace_compaction_merges_total") > 0.0
+    })
+    .await?;
+    let node = ask_of_blocks(&scratch, node, spans).await?;
+    node.stop().await?;
+    let cpus = cpus();
 
     let live = start(
         &scratch,
@@ -71,12 +70,37 @@ async fn run(spans: u64) -> anyhow::Result<()> {
     .await?;
     let live_spans = spans.min(300_000);
     load(&live, live_spans).await?;
+    let client = reqwest::Client::new();
     println!("\n{live_spans} live spans, {cpus} cores");
     header();
     for question in about_live()? {
         ask(&client, &live, &question, None).await?;
     }
     live.stop().await
+}
+
+/// Blocks stay as they are: a merge beside a question is another measurement.
+fn as_cut() -> Value {
+    json!({"flush": {"tail_age": "3s"}, "compaction": {"enabled": false}})
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A table over the blocks that this node has; the node that is given back was started on the same data.
+async fn ask_of_blocks(scratch: &Scratch, mut node: Node, spans: u64) -> anyhow::Result<Node> {
+    let client = reqwest::Client::new();
+    let count = counter(&client, &node, "vivace_blocks").await?.unwrap_or_default();
+    println!("\n{spans} spans in {count:.0} blocks, {} cores", cpus());
+    header();
+    for question in about_blocks(&client, &node).await? {
+        node.stop().await?;
+        node = start(scratch, "blocks", as_cut()).await?;
+        let cold = first(&client, &node, &question).await?;
+        ask(&client, &node, &question, Some(cold)).await?;
+    }
+    Ok(node)
 }
 
 async fn start(scratch: &Scratch, name: &str, settings: Value) -> anyhow::Result<Node> {
@@ -102,14 +126,13 @@ async fn load(node: &Node, spans: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until nothing is live any more and blocks are no longer merged.
-async fn settle(node: &Node) -> anyhow::Result<()> {
+/// Waits until the node's metrics say so.
+async fn until(node: &Node, what: &str, holds: impl Fn(&dyn Fn(&str) -> f64) -> bool) -> anyhow::Result<()> {
     let metrics = format!("{}/metrics", node.http_url());
     let settled = async {
         loop {
             let text = reqwest::get(&metrics).await?.text().await?;
-            let is_gone = |line: &&str| text.lines().any(|has| has == *line);
-            if ["vivace_live_spans 0", "vivace_spooled_blocks 0"].iter().all(is_gone) {
+            if holds(&|name| number(&text, name).unwrap_or(f64::NAN)) {
                 return anyhow::Ok(());
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -117,9 +140,7 @@ async fn settle(node: &Node) -> anyhow::Result<()> {
     };
     tokio::time::timeout(SETTLE_MAX, settled)
         .await
-        .context("live spans did not become blocks")??;
-    tokio::time::sleep(MERGE_WAIT).await;
-    Ok(())
+        .with_context(|| format!("the node never said that {what}"))?
 }
 
 /// A number of the node's own metrics.
@@ -130,8 +151,12 @@ async fn counter(client: &reqwest::Client, node: &Node, name: &str) -> anyhow::R
         .await?
         .text()
         .await?;
+    Ok(number(&text, name))
+}
+
+fn number(metrics: &str, name: &str) -> Option<f64> {
     let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
-    Ok(text.lines().find_map(value))
+    metrics.lines().find_map(value)
 }
 
 async fn about_blocks(client: &reqwest::Client, node: &Node) -> anyhow::Result<Vec<Question>> {
