@@ -75,6 +75,7 @@ impl Tree {
                 _ => NONE,
             })
             .collect();
+        open_circles(&sorted, &mut parent);
         // Children of each parent, in order: threaded lists, filled from the back.
         let mut first_child = vec![NONE; n];
         let mut next_sibling = vec![NONE; n];
@@ -88,30 +89,18 @@ impl Tree {
         let mut order = Vec::with_capacity(n);
         let mut place = vec![NONE; n];
         let mut stack = Vec::new();
-        // Roots and orphans first; what is left hangs in cycles, each entered at its earliest span.
-        for pass in 0..2 {
-            for top in &sorted {
-                if place[*top as usize] != NONE || (pass == 0 && parent[*top as usize] != NONE) {
-                    continue;
+        for top in sorted.iter().filter(|at| parent[**at as usize] == NONE) {
+            stack.push(*top);
+            while let Some(at) = stack.pop() {
+                place[at as usize] = order.len() as u32;
+                order.push(at);
+                let from = stack.len();
+                let mut child = first_child[at as usize];
+                while child != NONE {
+                    stack.push(child);
+                    child = next_sibling[child as usize];
                 }
-                parent[*top as usize] = NONE;
-                stack.push(*top);
-                while let Some(at) = stack.pop() {
-                    if place[at as usize] != NONE {
-                        continue;
-                    }
-                    place[at as usize] = order.len() as u32;
-                    order.push(at);
-                    let from = stack.len();
-                    let mut child = first_child[at as usize];
-                    while child != NONE {
-                        if place[child as usize] == NONE && parent[child as usize] == at {
-                            stack.push(child);
-                        }
-                        child = next_sibling[child as usize];
-                    }
-                    stack[from..].reverse();
-                }
+                stack[from..].reverse();
             }
         }
         let mut below = vec![0u32; n];
@@ -155,6 +144,38 @@ impl Tree {
     }
 }
 
+/// Cuts the parent link of the earliest span of every circle, as the block writer does: it then is an orphan like any other,
+/// and what hung from the circle goes on hanging.
+fn open_circles(sorted: &[u32], parent: &mut [u32]) {
+    let mut rank = vec![0; sorted.len()];
+    for (place, at) in (0u32..).zip(sorted) {
+        rank[*at as usize] = place;
+    }
+    let mut walked_for = vec![NONE; sorted.len()];
+    for from in 0..sorted.len() as u32 {
+        let mut at = from;
+        while at != NONE && walked_for[at as usize] == NONE {
+            walked_for[at as usize] = from;
+            at = parent[at as usize];
+        }
+        // Back at a span of this very walk: from there on it is a circle.
+        if at == NONE || walked_for[at as usize] != from {
+            continue;
+        }
+        let (entry, mut top) = (at, at);
+        loop {
+            at = parent[at as usize];
+            if at == entry {
+                break;
+            }
+            if rank[at as usize] < rank[top as usize] {
+                top = at;
+            }
+        }
+        parent[top as usize] = NONE;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +200,23 @@ mod tests {
     }
 
     #[test]
+    fn a_circle_is_opened_at_its_own_earliest_span() {
+        // 1 and 2 name each other; 3, older than both, hangs from 2.
+        let tree = Tree::build(&[node(20, 1, 2), node(30, 2, 1), node(5, 3, 2)]);
+        assert_eq!(tree.parent, [NONE, 0, 1]);
+        assert_eq!((tree.order, tree.below), (vec![0, 1, 2], vec![2, 1, 0]));
+        // Two circles and a root between them.
+        let nodes = [
+            node(50, 1, 2),
+            node(51, 2, 1),
+            node(10, 3, 4),
+            node(11, 4, 3),
+            node(30, 9, 0),
+        ];
+        assert_eq!(Tree::build(&nodes).order, [2, 3, 4, 0, 1]);
+    }
+
+    #[test]
     fn orphans_cycles_and_double_ids_are_safe() {
         // 1 hangs on an absent 9; 2 and 3 name each other; 4 names itself; 5 occurs twice and 6 hangs on the earlier one.
         let nodes = [
@@ -192,7 +230,7 @@ mod tests {
         ];
         let tree = Tree::build(&nodes);
         assert_eq!(tree.parent, [NONE, NONE, 1, NONE, NONE, 0, 4]);
-        assert_eq!(tree.order, [0, 5, 3, 4, 6, 1, 2]);
+        assert_eq!(tree.order, [0, 5, 1, 2, 3, 4, 6]);
         assert_eq!(tree.is_root, [false, false, false, false, true, false, false]);
         let preorder = |at: usize| nodes[tree.order[at] as usize];
         let again = Tree::build(&(0..nodes.len()).map(preorder).collect::<Vec<_>>());

@@ -61,23 +61,16 @@ impl MemoryChunk {
         let (mut sorted, mut descendants, mut distances) = (Vec::new(), Vec::new(), Vec::new());
         for spans in traces.into_values() {
             let parents = parents(&spans);
-            let mut placed = vec![None; spans.len()];
-            for pass in 0..2 {
-                for top in 0..spans.len() {
-                    let free = placed[top].is_none() && (pass == 1 || parents[top].is_none());
-                    if free {
-                        place(
-                            &spans,
-                            &parents,
-                            top,
-                            None,
-                            &mut placed,
-                            &mut sorted,
-                            &mut descendants,
-                            &mut distances,
-                        );
-                    }
-                }
+            for top in (0..spans.len()).filter(|at| parents[*at].is_none()) {
+                place(
+                    &spans,
+                    &parents,
+                    top,
+                    None,
+                    &mut sorted,
+                    &mut descendants,
+                    &mut distances,
+                );
             }
         }
         let mut chunk = MemoryChunk::arrival(sorted);
@@ -159,34 +152,22 @@ impl MemoryChunk {
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 fn place(
     spans: &[Span],
     parents: &[Option<usize>],
     at: usize,
     parent_place: Option<usize>,
-    placed: &mut [Option<usize>],
     sorted: &mut Vec<Span>,
     descendants: &mut Vec<u32>,
     distances: &mut Vec<u32>,
 ) {
     let here = sorted.len();
-    placed[at] = Some(here);
     sorted.push(spans[at].clone());
     descendants.push(0);
     distances.push(parent_place.map_or(0, |parent| (here - parent) as u32));
     for child in 0..spans.len() {
-        if parents[child] == Some(at) && placed[child].is_none() {
-            place(
-                spans,
-                parents,
-                child,
-                Some(here),
-                placed,
-                sorted,
-                descendants,
-                distances,
-            );
+        if parents[child] == Some(at) {
+            place(spans, parents, child, Some(here), sorted, descendants, distances);
         }
     }
     descendants[here] = (sorted.len() - here - 1) as u32;

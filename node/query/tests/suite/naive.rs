@@ -17,7 +17,7 @@ use crate::spans::{Span, span_id, trace_id};
 /// Index of each span's parent; `spans` are one trace, by start and id.
 pub(crate) fn parents(spans: &[Span]) -> Vec<Option<usize>> {
     let find = |span: &Span| spans.iter().position(|other| other.id == span.parent);
-    spans
+    let mut parents: Vec<Option<usize>> = spans
         .iter()
         .enumerate()
         .map(|(at, span)| {
@@ -27,7 +27,18 @@ pub(crate) fn parents(spans: &[Span]) -> Vec<Option<usize>> {
                 find(span).filter(|found| *found != at)
             }
         })
-        .collect()
+        .collect();
+    // A cycle is cut at its earliest span, which is one that comes back to itself.
+    for at in 0..spans.len() {
+        let mut up = parents[at];
+        for _ in 0..spans.len() {
+            up = up.filter(|up| *up != at).map_or(up, |up| parents[up]);
+        }
+        if up == Some(at) {
+            parents[at] = None;
+        }
+    }
+    parents
 }
 
 /// One trace with its tree.
@@ -57,17 +68,7 @@ pub(crate) fn traces(spans: &[Span]) -> Vec<Trace> {
         .into_values()
         .map(|mut spans| {
             spans.sort_by_key(|span| (span.start, span.id));
-            let mut parents = parents(&spans);
-            // What hangs in a cycle is cut loose at its earliest span.
-            for at in 0..spans.len() {
-                let mut up = Some(at);
-                for _ in 0..=spans.len() {
-                    up = up.and_then(|p| parents[p]);
-                }
-                if up.is_some() {
-                    parents[at] = None;
-                }
-            }
+            let parents = parents(&spans);
             let n = spans.len();
             let mut trace = Trace {
                 spans,
@@ -76,12 +77,10 @@ pub(crate) fn traces(spans: &[Span]) -> Vec<Trace> {
                 right: vec![0; n],
             };
             let mut count = 0;
-            // Depth-first order puts roots and orphans before what hung in cycles.
-            let whole = self::parents(&trace.spans);
-            let tops = (0..n).filter(|at| trace.parents[*at].is_none());
-            let (cut, plain): (Vec<usize>, Vec<usize>) = tops.partition(|at| whole[*at].is_some());
-            for top in plain.into_iter().chain(cut) {
-                trace.number(top, &mut count);
+            for top in 0..n {
+                if trace.parents[top].is_none() {
+                    trace.number(top, &mut count);
+                }
             }
             trace
         })
