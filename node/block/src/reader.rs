@@ -1,7 +1,7 @@
 //! Reads a block by range: opens a section, fetches column chunks, answers columns and traces.
 //!
 //! [`Block`] is cheap to make from a cached [`BlockIndex`]; it holds no bytes of the object. [`Block::row_group`] fetches
-//! what is asked for in as few requests as the gap rule allows and gives a [`RowGroup`], from which columns are decoded
+//! what is asked for, a range for each column, and gives a [`RowGroup`], from which columns are decoded
 //! on demand, without further IO. A trace costs one request: the whole row group ([`Block::trace`]).
 //!
 //! Everything handed out was checked by CRC when it was decoded. Nothing is cached here.
@@ -25,10 +25,6 @@ use crate::range::{Look, RangeReader, read_checked};
 use crate::rows::{SpanRows, TextView};
 use crate::schema::{AttributeKey, Field};
 use crate::writer::SectionSummary;
-
-/// Two wanted ranges closer than this are fetched as one. A request costs about as much as 256 KiB at the 10-20 MB/s
-/// a busy connection to S3 gives within its first-byte latency; smaller gaps only make more requests.
-pub const GAP_BYTES_MAX: u64 = 256 << 10;
 
 /// One tenant's part of a block, ready to be read.
 #[derive(Debug, Clone)]
@@ -109,7 +105,8 @@ impl Block {
         Filters::read(&self.reader, &self.object, location.bloom.clone()).await
     }
 
-    /// The object ranges that [`Block::row_group`] would fetch, for budgets and prefetching.
+    /// The object ranges that [`Block::row_group`] asks for, ascending: one for each column, so that caches keep columns
+    /// and not whatever stood between them. [`crate::JoiningReader`] makes fewer reads of them.
     pub fn ranges(&self, group: usize, columns: Columns<'_>) -> Result<Vec<Range<u64>>> {
         let fence = self.index.fences().get(group).ok_or(Error::NoSuch {
             what: "row group",
@@ -129,14 +126,8 @@ impl Block {
             wanted.push(fence.offset + u64::from(range.start)..fence.offset + u64::from(range.end));
         }
         wanted.sort_by_key(|r| r.start);
-        let mut merged: Vec<Range<u64>> = Vec::new();
-        for range in wanted {
-            match merged.last_mut() {
-                Some(last) if range.start <= last.end + GAP_BYTES_MAX => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
-        }
-        Ok(merged)
+        wanted.dedup();
+        Ok(wanted)
     }
 
     /// Fetches columns of a row group and hands them to `read`, once more if they turn out to be damaged.
@@ -293,6 +284,18 @@ impl RowGroup {
     /// Never: a row group holds at least one span.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Whether these columns are among those that were fetched.
+    pub fn has(&self, columns: &[usize]) -> bool {
+        columns.iter().all(|column| {
+            let Some(wanted) = self.index.chunk_range(self.group, *column) else {
+                return false;
+            };
+            self.parts
+                .iter()
+                .any(|(at, bytes)| *at <= u64::from(wanted.start) && u64::from(wanted.end) <= *at + bytes.len() as u64)
+        })
     }
 
     /// Bytes fetched.

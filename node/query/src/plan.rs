@@ -207,6 +207,11 @@ impl Plan {
         }
     }
 
+    /// The filters of the first step, which are evaluated over all spans.
+    pub(crate) fn first_filters(&self) -> &[Predicate] {
+        &self.leaves[..self.first_leaves]
+    }
+
     /// False only if no part of a trace in the chunk can make that trace a candidate.
     pub(crate) fn part_may_match(&self, chunk: &dyn Chunk) -> bool {
         self.leaves[..self.first_leaves]

@@ -57,6 +57,16 @@ impl Predicate {
         }
     }
 
+    /// Whether it tells roots from other spans.
+    pub(crate) fn asks_for_roots(&self) -> bool {
+        match self {
+            Predicate::IsRoot => true,
+            Predicate::And(parts) | Predicate::Or(parts) => parts.iter().any(Predicate::asks_for_roots),
+            Predicate::Not(inner) => inner.asks_for_roots(),
+            _ => false,
+        }
+    }
+
     /// A predicate that is true wherever this one could be true once the rest of the trace is known.
     pub(crate) fn relaxed(&self) -> Predicate {
         if !self.needs_whole_trace() {

@@ -113,8 +113,8 @@ pub struct TraceRows<'a> {
 /// Shape of the trees of a chunk that stands in depth-first order.
 ///
 /// The parent of a span is the span of its trace whose id is its parent id; where several share that id, the earliest, but
-/// never the span itself. Spans whose parent is not in the trace, and the earliest span of whatever hangs in a
-/// cycle, stand at distance 0.
+/// never the span itself. Spans whose parent is not in the trace, and the earliest span of every cycle, stand at
+/// distance 0.
 /// Siblings, roots and orphans stand by start, then span id. (The same rule as the block writer's.)
 #[derive(Clone, Copy, Debug)]
 pub struct Preorder<'a> {
@@ -122,6 +122,17 @@ pub struct Preorder<'a> {
     pub descendants: &'a [u32],
     /// Per row: how many rows before it its parent stands; 0 for roots and orphans.
     pub parent_distance: &'a [u32],
+}
+
+/// What is about to be read of a chunk.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// Columns, perhaps some twice.
+    pub columns: Vec<ColumnRef>,
+    /// Whether [`Chunk::traces`] or [`Chunk::trace_starts`] is.
+    pub traces: bool,
+    /// Whether [`Chunk::preorder`] is.
+    pub structure: bool,
 }
 
 /// Something that was worked out from a chunk.
@@ -140,6 +151,13 @@ pub trait Chunk: Send + Sync {
     /// First and last start of its spans; may be wider.
     fn start_range(&self) -> TimeRange {
         self.time_range()
+    }
+
+    /// Says what will be asked for next, so that storage which is far away can fetch it in one go. A hint: it may be
+    /// passed over, more may be asked for, and less.
+    fn expect(&self, expected: &Expected) -> Result<()> {
+        let _ = expected;
+        Ok(())
     }
 
     /// Which trace each row belongs to.

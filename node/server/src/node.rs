@@ -58,7 +58,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use block::StoreReader;
+use block::{JoiningReader, RangeReader, StoreReader};
 use consensus::ring::RingView;
 use consensus::{Groups, GroupsOptions, NoPeers, PeerNetwork};
 use futures::future::BoxFuture;
@@ -182,12 +182,11 @@ impl Node {
             Arc::new(StoreReader::new(for_reads)),
             Arc::clone(&common.clock),
         ));
-        let on_disk = disk::cache(&settings, Arc::clone(&reads) as _)?;
+        let joining: Arc<dyn RangeReader> = Arc::new(JoiningReader::new(Arc::clone(&reads) as _));
+        let on_disk = disk::cache(&settings, Arc::clone(&joining))?;
         let (stored_max, decoded_max) = memory::columns_budget(settings.memory.column_cache);
         let columns = Arc::new(ColumnCache::new(
-            on_disk
-                .clone()
-                .map_or_else(|| Arc::clone(&reads) as _, |cache| cache as _),
+            on_disk.clone().map_or(joining, |cache| cache as _),
             stored_max,
         ));
         let decoded = Arc::new(DecodedCache::new(decoded_max));

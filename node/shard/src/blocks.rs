@@ -39,6 +39,8 @@ type OwnerValues = HashMap<(Scope, Arc<str>), Option<Arc<Dict>>>;
 /// Keys of the attributes of events or links, by row group.
 type NestedKeys = HashMap<(usize, Scope), Arc<[Arc<str>]>>;
 
+/// Keys of resources and scopes, asked for and remembered at once, of one block.
+const OWNER_KEYS_MAX: usize = 256;
 /// Longer lists of keys are not remembered.
 const NESTED_KEYS_MAX: usize = 1024;
 
@@ -80,9 +82,12 @@ impl OpenBlock {
             return Ok(known.clone());
         }
         let values = self.index().owner_values(scope, key.as_bytes()).map_err(read_error)?;
-        self.owner_values
-            .lock()
-            .insert((scope, Arc::clone(key)), values.clone());
+        let mut known = self.owner_values.lock();
+        // Questions choose the keys: somebody who asks for ever new ones does not fill the memory.
+        if known.len() >= OWNER_KEYS_MAX {
+            known.clear();
+        }
+        known.insert((scope, Arc::clone(key)), values.clone());
         Ok(values)
     }
 

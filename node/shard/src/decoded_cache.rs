@@ -156,6 +156,11 @@ impl DecodedCache {
         kept
     }
 
+    /// Whether `key` is kept; not counted, and no use of it.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.kept.contains_key(key)
+    }
+
     /// Keeps what had to be decoded.
     pub(crate) fn keep(&self, key: Key, decoded: Decoded, read_bytes: u64) {
         self.misses.fetch_add(1, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::field::Field;
 use crate::plan::SearchPlan;
 use crate::rowset::RowSet;
-use crate::source::{Chunk, ColumnRef, TimeRange};
+use crate::source::{Chunk, ColumnRef, Expected, TimeRange};
 use crate::value::{Static, Status};
 
 /// What one chunk contributes to a search.
@@ -59,6 +59,15 @@ impl Inspected {
     }
 }
 
+/// What every answer shows of its spans, read once there is one.
+const SHOWN: [ColumnRef; 5] = [
+    ColumnRef::SpanId,
+    ColumnRef::Start,
+    ColumnRef::Duration,
+    ColumnRef::ParentSpanId,
+    ColumnRef::Name,
+];
+
 /// A trace that is in the answer.
 struct Winner {
     ordinal: u32,
@@ -79,6 +88,16 @@ pub(crate) fn search_chunk(
         return Ok(finds);
     }
     let run = Run::new(&ctx, &search.plan);
+    let mut expected = Expected {
+        traces: true,
+        ..Expected::default()
+    };
+    search
+        .plan
+        .first_filters()
+        .iter()
+        .for_each(|filter| expected.filter(filter));
+    chunk.expect(&expected)?;
     let (traces, trace_starts) = (ctx.traces()?, ctx.trace_starts()?);
     finds.inspected = Inspected {
         spans: ctx.rows as u64,
@@ -106,6 +125,13 @@ pub(crate) fn search_chunk(
         return Ok(finds);
     }
     let covered = window.covers(&chunk.time_range());
+    if !candidates.whole.is_empty() {
+        chunk.expect(&Expected {
+            columns: SHOWN.to_vec(),
+            traces: false,
+            structure: true,
+        })?;
+    }
     let mut places: Vec<(Place, u32)> = Vec::with_capacity(candidates.whole.len());
     for (i, ordinal) in candidates.whole.iter().enumerate() {
         if i % BATCH == 0 {

@@ -25,8 +25,9 @@ use crate::engine::read::Runner;
 use crate::engine::search::{Inspected, SplitCandidate};
 use crate::error::{Error, Result};
 use crate::field::{Field, Intrinsic, Name};
+use crate::predicate::Predicate;
 use crate::rowset::{RowBatch, RowSet};
-use crate::source::{Chunk, ColumnRef, TimeRange};
+use crate::source::{Chunk, ColumnRef, Expected, TimeRange};
 use crate::value::Static;
 
 /// What one chunk contributes to a metrics query.
@@ -87,6 +88,7 @@ pub fn metrics_chunk(
     found.inspected.spans = ctx.rows as u64;
     // One answer must come from one look at a trace: if any pipeline joins it, all do.
     let needs_whole = plan.needs_whole_trace();
+    chunk.expect(&expected_first(&ctx, plan, needs_whole || elsewhere.is_some()))?;
     let mut in_time = rows_in_time(&ctx, plan)?;
     if let Some(elsewhere) = elsewhere.filter(|_| !needs_whole) {
         in_time.remove_all(&seen_before(&ctx, elsewhere, &in_time)?);
@@ -117,6 +119,7 @@ pub fn metrics_chunk(
         };
         rows.keep_common(&in_time);
         if !rows.is_empty() {
+            chunk.expect(&expected_of(&ctx, plan, leg))?;
             let known = known.and_then(|known| known.legs.get(i));
             measure(&ctx, plan, leg, &rows, known, partial)?;
         }
@@ -132,6 +135,45 @@ pub fn metrics_chunk(
         })
         .collect();
     Ok(found)
+}
+
+/// What is read before any row is measured; where every span is, that too.
+fn expected_first(ctx: &Context<'_>, plan: &MetricsPlan, traces: bool) -> Expected {
+    let mut expected = Expected {
+        traces,
+        ..Expected::default()
+    };
+    if !plan.intervals.window().covers(&ctx.chunk.time_range()) {
+        expected.column(ColumnRef::Start);
+    }
+    for leg in &plan.legs {
+        match leg.spans.only_filter() {
+            Some(Predicate::All) => expected.add(expected_of(ctx, plan, leg)),
+            _ => leg
+                .spans
+                .first_filters()
+                .iter()
+                .for_each(|filter| expected.filter(filter)),
+        }
+    }
+    expected
+}
+
+/// What measuring reads.
+fn expected_of(ctx: &Context<'_>, plan: &MetricsPlan, leg: &Leg) -> Expected {
+    let mut expected = Expected {
+        traces: plan.exemplars > 0,
+        ..Expected::default()
+    };
+    if only_interval(ctx, plan).is_none() {
+        expected.column(ColumnRef::Start);
+    }
+    expected.fields(&leg.first.by);
+    expected.fields(leg.measured.iter().flat_map(|program| &program.fields));
+    if let Some(selection) = &leg.selection {
+        expected.filter(selection);
+    }
+    expected
 }
 
 /// Rows of `within` whose span was seen in another chunk before.

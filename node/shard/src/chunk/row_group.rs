@@ -1,8 +1,9 @@
 //! One row group of a block as queries see it.
 //!
-//! Columns are fetched when they are first asked for and kept decoded while the chunk lives, so a filter that finds
-//! nothing costs only its own column; longer in the [`crate::decoded_cache`], where others find them. Fetching waits for the object store: a chunk is therefore used on a thread that may
-//! block, never on the async runtime's own.
+//! Columns are fetched when they are first asked for, or before in one go where the question says what it will read
+//! ([`Chunk::expect`]), and kept decoded while the chunk lives, so a filter that finds nothing costs only its own column;
+//! longer in the [`crate::decoded_cache`], where others find them. Fetching waits for the object store: a chunk is
+//! therefore used on a thread that may block, never on the async runtime's own.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use model::column::{Column, ColumnCow, Dict, OwnedValues};
 use model::{Scope, TraceId, Value, ValueType};
 use parking_lot::Mutex;
 use query::budget::Budget;
-use query::source::{Chunk, ColumnRef, Note, Preorder, TimeRange, TraceRows};
+use query::source::{Chunk, ColumnRef, Expected, Note, Preorder, TimeRange, TraceRows};
 use query::value::Static;
 
 use super::nested::{self, Nested, OwnerField, RawRows};
@@ -58,8 +59,13 @@ pub struct RowGroupChunk {
     tail: OnceLock<TailAttributes>,
     /// How many attributes of the tail were wanted.
     tail_asked: AtomicUsize,
+    /// Fetched before it was asked for, as it is stored.
+    ahead: Mutex<Vec<RowGroup>>,
+    /// Bytes fetched.
     fetched: AtomicU64,
     fetches: AtomicU64,
+    /// Bytes of the columns that were decoded, whenever they were fetched: what a column costs.
+    decoded: AtomicU64,
     /// Memory counted in the budget.
     held: AtomicUsize,
 }
@@ -82,8 +88,10 @@ impl RowGroupChunk {
             columns: Mutex::default(),
             tail: OnceLock::new(),
             tail_asked: AtomicUsize::new(0),
+            ahead: Mutex::default(),
             fetched: AtomicU64::new(0),
             fetches: AtomicU64::new(0),
+            decoded: AtomicU64::new(0),
             held: AtomicUsize::new(0),
         }
     }
@@ -133,11 +141,15 @@ impl RowGroupChunk {
         Ok(Some(kept.decoded))
     }
 
-    /// A part that had to be read when [`RowGroupChunk::fetched_bytes`] were `before`.
+    /// A part that had to be decoded when [`RowGroupChunk::decoded_bytes`] were `before`.
     fn keep(&self, part: &Part, decoded: Decoded, before: u64) {
         if let Some((cache, key)) = self.block.decoded().zip(self.key(part)) {
-            cache.keep(key, decoded, self.fetched_bytes() - before);
+            cache.keep(key, decoded, self.decoded_bytes() - before);
         }
+    }
+
+    fn decoded_bytes(&self) -> u64 {
+        self.decoded.load(Ordering::Relaxed)
     }
 
     fn key(&self, part: &Part) -> Option<Key> {
@@ -152,7 +164,14 @@ impl RowGroupChunk {
     /// Fetches columns and decodes them; fetches them once more if they turn out to be damaged.
     fn fetch<T>(&self, columns: &[usize], decode: impl Fn(&RowGroup) -> block::Result<T>) -> query::Result<T> {
         let (block, wanted) = (self.block.block(), Columns::Some(columns));
-        let first = decode(&self.wait(block.row_group(self.group, wanted))?);
+        let ranges = block.ranges(self.group, wanted).map_err(read_error)?;
+        let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        self.decoded.fetch_add(bytes, Ordering::Relaxed);
+        let ahead = self.ahead.lock().iter().find(|ahead| ahead.has(columns)).cloned();
+        let first = decode(&match ahead {
+            Some(ahead) => ahead,
+            None => self.wait(block.row_group(self.group, wanted))?,
+        });
         match first {
             Err(error) if error.kind() == block::Kind::Corrupt => {
                 let again = decode(&self.wait(block.row_group_again(self.group, wanted))?);
@@ -388,7 +407,7 @@ impl RowGroupChunk {
             let loaded = match self.kept(&Part::Traces)? {
                 Some(Decoded::Traces(traces)) => traces,
                 _ => {
-                    let before = self.fetched_bytes();
+                    let before = self.decoded_bytes();
                     let loaded = Arc::new(self.load_traces()?);
                     self.keep(&Part::Traces, Decoded::Traces(Arc::clone(&loaded)), before);
                     loaded
@@ -421,6 +440,48 @@ impl RowGroupChunk {
     fn take_in(&self, column: &ColumnRef, columns: &Arc<[Arc<Column>]>) -> query::Result<()> {
         self.hold(columns.iter().map(|column| column.heap_bytes()).sum())?;
         self.columns.lock().insert(column.clone(), Arc::clone(columns));
+        Ok(())
+    }
+
+    fn is_kept(&self, part: &Part) -> bool {
+        let place = self.block.decoded().zip(self.key(part));
+        place.is_some_and(|(cache, key)| cache.has(&key))
+    }
+
+    /// The file's columns that will be decoded for `column`, as far as they are sure to be: not the tail, nor events and
+    /// links, which are large and may not have to be looked at.
+    fn stored_columns(&self, column: &ColumnRef, out: &mut Vec<usize>) -> query::Result<()> {
+        let field = match column {
+            ColumnRef::Name => Field::Name,
+            ColumnRef::Kind => Field::Kind,
+            ColumnRef::Status => Field::Status,
+            ColumnRef::StatusMessage => Field::StatusMessage,
+            ColumnRef::Duration => Field::Duration,
+            ColumnRef::SpanId => Field::SpanId,
+            ColumnRef::ParentSpanId => Field::ParentSpanId,
+            ColumnRef::TraceState => Field::TraceState,
+            ColumnRef::Start => {
+                out.push(Field::TraceStart.ordinal());
+                Field::Start
+            }
+            ColumnRef::Attribute(Scope::Span, key) => {
+                let columns = RowGroup::attribute_columns(self.block.index(), self.group, key.as_bytes());
+                out.extend(columns.into_iter().filter(|column| *column != Field::Tail.ordinal()));
+                return Ok(());
+            }
+            ColumnRef::Attribute(scope @ (Scope::Resource | Scope::Instrumentation), key) => {
+                if self.block.owner_values(*scope, key)?.is_none() {
+                    return Ok(());
+                }
+                match scope {
+                    Scope::Resource => Field::Resource,
+                    _ => Field::Scope,
+                }
+            }
+            ColumnRef::InstrumentationName | ColumnRef::InstrumentationVersion => Field::Scope,
+            _ => return Ok(()),
+        };
+        out.push(field.ordinal());
         Ok(())
     }
 
@@ -546,6 +607,32 @@ impl Chunk for RowGroupChunk {
         })
     }
 
+    fn expect(&self, expected: &Expected) -> query::Result<()> {
+        let mut columns = Vec::new();
+        if expected.traces && self.traces.get().is_none() && !self.is_kept(&Part::Traces) {
+            columns.extend([Field::TraceId.ordinal(), Field::TraceStart.ordinal()]);
+        }
+        if expected.structure && self.trees.get().is_none() && !self.is_kept(&Part::Trees) {
+            columns.extend([Field::Descendants.ordinal(), Field::ParentDistance.ordinal()]);
+        }
+        for column in &expected.columns {
+            if !self.columns.lock().contains_key(column) && !self.is_kept(&Part::Column(column.clone())) {
+                self.stored_columns(column, &mut columns)?;
+            }
+        }
+        columns.sort_unstable();
+        columns.dedup();
+        let is_ahead = |column: &usize| self.ahead.lock().iter().any(|ahead| ahead.has(&[*column]));
+        columns.retain(|column| !is_ahead(column));
+        // One column is as well fetched when it is asked for.
+        if columns.len() > 1 {
+            let fetched = self.wait(self.block.block().row_group(self.group, Columns::Some(&columns)))?;
+            self.hold(fetched.bytes())?;
+            self.ahead.lock().push(fetched);
+        }
+        Ok(())
+    }
+
     fn traces(&self) -> query::Result<TraceRows<'_>> {
         let traces = self.loaded_traces()?;
         Ok(TraceRows {
@@ -560,7 +647,7 @@ impl Chunk for RowGroupChunk {
             let loaded = match self.kept(&Part::Trees)? {
                 Some(Decoded::Trees(trees)) => trees,
                 _ => {
-                    let before = self.fetched_bytes();
+                    let before = self.decoded_bytes();
                     let loaded = Arc::new(self.load_trees()?);
                     self.keep(&Part::Trees, Decoded::Trees(Arc::clone(&loaded)), before);
                     loaded
@@ -597,7 +684,7 @@ impl Chunk for RowGroupChunk {
         if let Some(columns) = self.whole_if_kept(column)? {
             return Ok(owned(&columns));
         }
-        let before = self.fetched_bytes();
+        let before = self.decoded_bytes();
         let read: Arc<[Arc<Column>]> = self.read(column)?.into_iter().map(Arc::new).collect();
         let part = Part::Column(column.clone());
         self.keep(&part, Decoded::Columns(Arc::clone(&read)), before);
@@ -623,17 +710,17 @@ impl Chunk for RowGroupChunk {
                 // An array may hold the text; arrays have no filter.
                 filters.may_contain(index, &attribute, text.as_bytes()) || index.catalogue_entry(&raw).is_some()
             }
-            (ColumnRef::Attribute(scope @ (Scope::Resource | Scope::Instrumentation), key), Static::Str(text)) => {
+            (ColumnRef::Attribute(scope @ (Scope::Resource | Scope::Instrumentation), key), value) => {
                 let Ok(values) = self.block.owner_values(*scope, key) else {
                     return true;
                 };
-                values.is_some_and(|dict| match &*dict {
-                    Dict::Values(values) => values.iter().any(|owner| match owner {
+                values.is_some_and(|dict| match (&*dict, value) {
+                    (Dict::Values(values), Static::Str(text)) => values.iter().any(|owner| match owner {
                         Some(Value::String(owner)) => *owner == **text,
                         Some(Value::Array(_)) => true,
                         _ => false,
                     }),
-                    Dict::Bytes { .. } => true,
+                    _ => true,
                 })
             }
             (ColumnRef::Name, Static::Str(text)) => index

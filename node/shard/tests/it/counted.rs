@@ -174,6 +174,45 @@ async fn a_question_reads_its_columns_once() {
     }
 }
 
+/// Columns that lie together are fetched together, and before the first is looked at: over a link where each request waits
+/// for 20 ms, one after the other would be the time of the whole question.
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_of_a_row_group_come_in_one_request() {
+    let store = Arc::new(Counting::default());
+    let mut world = hay(&store).await;
+    let range = Intervals::range(NOW, NOW + 7_000 * SECOND, 600 * SECOND).unwrap();
+    let blocks = u64::from(BLOCKS);
+    // Opening a block takes two requests: its index and its filters. Exemplars are left out: they are read of few spans.
+    for (query, limit) in [
+        ("{} | rate() by(name) with(exemplars=false)", 3 * blocks),
+        (
+            "{} | quantile_over_time(duration, .5, .9) by(resource.service.name) with(exemplars=false)",
+            3 * blocks,
+        ),
+        (
+            "{ kind != client } | rate() by(span.needle) with(exemplars=false)",
+            4 * blocks,
+        ),
+    ] {
+        world.close_blocks();
+        store.take();
+        let (_, answer) = world.measure(query, range).await;
+        assert_eq!(answer.looked.row_groups, u32::from(BLOCKS));
+        let (requests, _) = store.take();
+        assert!(requests <= limit, "{query}: {requests}");
+    }
+    for (query, limit) in [
+        ("{ span.flavour = \"nowhere\" && kind != client }", 3 * blocks),
+        ("{ name = \"op-1\" && kind != client }", 4 * blocks),
+    ] {
+        world.close_blocks();
+        store.take();
+        world.search(query, TimeRange::ALWAYS).await;
+        let (requests, _) = store.take();
+        assert!(requests <= limit, "{query}: {requests}");
+    }
+}
+
 /// Bytes of all objects.
 fn whole(world: &World) -> u64 {
     world.catalog.view().objects().map(|object| object.bytes).sum()

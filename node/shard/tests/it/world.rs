@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use block::StoreReader;
+use block::{JoiningReader, StoreReader};
 use bytes::Bytes;
 use model::{BlockId, Generation, LogIndex, ManualClock, ShardId, TenantId};
 use object_store::ObjectStore;
@@ -248,6 +248,7 @@ impl World {
 
 fn open_blocks(store: &Store, spool_dir: &FilePath) -> Arc<Blocks> {
     let reader = Arc::new(StoreReader::new(Arc::clone(store.inner())));
+    let reader = Arc::new(JoiningReader::new(reader));
     let decoded = Arc::new(DecodedCache::new(64 << 20));
     Arc::new(Blocks::new(store.clone(), reader, decoded, spool_dir, 64 << 20).unwrap())
 }
