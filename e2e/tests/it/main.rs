@@ -9,7 +9,6 @@
 //! | `crash` | a node killed in mid-load, many times | the binary |
 //! | `full_disk` | a node on a disk without room | the binary, root |
 //! | `store_away`, `store_refuses` | a node whose object store is not there, or says no | the binary, tools for a part |
-//! | `abuse` | tenants that want ten times too much, and their neighbour | the binary |
 //! | `tempo_clients` | a node as Tempo's clients and Grafana meet it | the binary |
 //! | `operator` | the operator on etcd, kube-apiserver and kube-controller-manager | both binaries, tools |
 //! | `real_node` | the operator on a whole Kubernetes: kubelet, containerd, images, Services | both binaries, tools, root |
