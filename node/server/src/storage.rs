@@ -40,7 +40,7 @@ pub fn open(settings: &NodeSettings) -> anyhow::Result<Arc<dyn ObjectStore>> {
                 .as_ref()
                 .and_then(|filesystem| filesystem.path.clone());
             let path = named.unwrap_or_else(|| settings.node.data_dir.join("objects"));
-            std::fs::create_dir_all(&path).with_context(|| format!("cannot make the folder {}", path.display()))?;
+            shard::private::folder(&path).with_context(|| format!("cannot make the folder {}", path.display()))?;
             Arc::new(
                 LocalFileSystem::new_with_prefix(&path)?
                     .with_fsync(true)

@@ -33,6 +33,7 @@ use tokio::sync::Semaphore;
 use twox_hash::XxHash3_64;
 
 use crate::kept::{self, KEPT_RANGE_MAX, Objects, TYPICAL_BYTES, Tally};
+use crate::private;
 
 /// Left to the log and everybody else.
 pub const FREE_MIN: u64 = 1 << 30;
@@ -133,7 +134,7 @@ impl DiskCache {
     ///
     /// **Errors**: the folder cannot be made or listed.
     pub fn open(inner: Arc<dyn RangeReader>, dir: &Path, capacity: u64, free: FreeBytes) -> std::io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        private::folder(dir)?;
         let dir: Arc<Path> = dir.into();
         let entries = usize::try_from(capacity / TYPICAL_BYTES).unwrap_or(usize::MAX).max(64);
         let deletes = Deletes { dir: Arc::clone(&dir) };
@@ -262,7 +263,7 @@ fn write_file(dir: &Path, key: u128, bytes: &[u8]) -> std::io::Result<()> {
     let mut content = Vec::with_capacity(bytes.len() + CHECKSUM_BYTES as usize);
     content.extend_from_slice(bytes);
     content.extend_from_slice(&checksum(bytes));
-    let written = fs::write(&unfinished, content).and_then(|()| fs::rename(&unfinished, file_of(dir, key)));
+    let written = private::write(&unfinished, &content).and_then(|_| fs::rename(&unfinished, file_of(dir, key)));
     if written.is_err() {
         let _ = fs::remove_file(&unfinished);
     }

@@ -26,6 +26,7 @@ pub mod kept;
 pub mod measure;
 pub mod owner;
 pub mod port;
+pub mod private;
 pub mod reads;
 pub mod retention;
 pub mod scan;

@@ -6,7 +6,7 @@
 //! The spool is a cache of the log and not a store: files are not synced, the directory is emptied at every start, and the
 //! log keeps a range until the catalog names the uploaded block.
 
-use std::fs::{self, File};
+use std::fs;
 use std::hash::Hasher as _;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use twox_hash::XxHash3_64;
 use crate::catalog::{LogRange, ObjectId};
 use crate::error::{Error, Result};
 use crate::head::Cut;
+use crate::private;
 
 /// Bytes gathered before they are written to the file.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -102,7 +103,7 @@ pub fn clear(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs::create_dir_all(dir)
+    private::folder(dir)
 }
 
 /// Builds the block of a cut that holds spans. CPU-bound, about 2 µs per span; blocks the thread.
@@ -135,7 +136,7 @@ fn build_file(path: &Path, cut: &Cut) -> Result<Built> {
         path: path.to_owned(),
         source,
     };
-    let file = File::create_new(path).map_err(spool)?;
+    let file = private::new_file(path).map_err(spool)?;
     let mut stats = BlockStats::default();
     for (_, chunks) in &cut.tenants {
         for chunk in chunks {

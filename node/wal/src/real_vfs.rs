@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,10 @@ use crate::vfs::{Vfs, VfsFile, VfsLock};
 /// How many slices one `pwritev` may take: Linux and macOS refuse more (`IOV_MAX`).
 const SLICES_MAX: usize = 1024;
 
+/// For the owner alone, whatever the umask: the log holds what users did. What exists already keeps its mode.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
 /// The real file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealVfs;
@@ -18,17 +22,18 @@ pub struct RealVfs;
 #[derive(Debug)]
 struct RealFile(File);
 
-/// The lock is released by the kernel when the file is closed, also when the process dies.
+/// The locks of the file and of its folder are released by the kernel when they are closed, also when the process dies.
 #[derive(Debug)]
 struct RealLock {
     _file: File,
+    _dir: File,
 }
 
 impl VfsLock for RealLock {}
 
 impl Vfs for RealVfs {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)?;
+        fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(dir)?;
         match dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
             _ => Ok(()),
@@ -36,9 +41,24 @@ impl Vfs for RealVfs {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn VfsLock>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let mut options = OpenOptions::new();
+        let file = options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(FILE_MODE)
+            .open(path)?;
+        // The file can be removed by hand while it is locked, and the next process would lock another; the folder cannot,
+        // as long as there is a log in it.
+        let dir = File::open(path.parent().unwrap_or(path))?;
+        match dir.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            // Network file systems that lock only what is open for writing still have the file.
+            Err(TryLockError::Error(_)) => {}
+        }
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(RealLock { _file: file })),
+            Ok(()) => Ok(Box::new(RealLock { _file: file, _dir: dir })),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(source)) => Err(source),
         }
@@ -52,7 +72,12 @@ impl Vfs for RealVfs {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
         Ok(Arc::new(RealFile(
-            OpenOptions::new().read(true).write(true).create_new(true).open(path)?,
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(FILE_MODE)
+                .open(path)?,
         )))
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub trait Vfs: Debug + Send + Sync {
     /// Creates `dir` and its parents, durably; fine if it exists.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Takes the lock file at `path` for as long as the returned guard lives.
+    /// Takes the lock file at `path`, and the folder it is in, for as long as the returned guard lives.
     ///
     /// Errors: `WouldBlock` when someone else holds it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn VfsLock>>;

@@ -238,6 +238,10 @@ fn directory_has_one_owner() {
     append(&wal, 1, 1, 10);
     let error = Wal::open(Arc::clone(&vfs), dir.path(), real()).unwrap_err();
     assert!(matches!(error, WalError::Locked { .. }), "{error}");
+    // Also when somebody tidied up: the folder is locked, not only a file in it.
+    std::fs::remove_file(dir.path().join("LOCK")).unwrap();
+    let error = Wal::open(Arc::clone(&vfs), dir.path(), real()).unwrap_err();
+    assert!(matches!(error, WalError::Locked { .. }), "{error}");
     let other_handle = wal.clone();
     wal.close();
     assert_eq!(

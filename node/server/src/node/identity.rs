@@ -3,7 +3,6 @@
 //! A disk that comes back empty is another node: the id is made when the data directory is first used and lives in it.
 
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -70,9 +69,7 @@ pub(super) fn load_or_make(data_dir: &Path) -> anyhow::Result<NodeId> {
 
 fn write_durably(dir: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     let staged = path.with_extension("new");
-    let mut file = File::create(&staged)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
+    shard::private::write(&staged, text.as_bytes())?.sync_all()?;
     fs::rename(&staged, path)?;
     File::open(dir)?.sync_all()
 }

@@ -9,6 +9,7 @@ use model::BlockId;
 use twox_hash::XxHash3_64;
 
 use crate::error::{Error, Result};
+use crate::private;
 use crate::spool::Hashed;
 
 /// Bytes gathered before they are written to the file.
@@ -28,7 +29,7 @@ impl ScratchFile {
         let scratch = Self {
             path: dir.join(format!("{object}.parquet")),
         };
-        let file = File::create_new(&scratch.path).map_err(|source| scratch.error(source))?;
+        let file = private::new_file(&scratch.path).map_err(|source| scratch.error(source))?;
         let sink = Hashed {
             inner: BufWriter::with_capacity(BUFFER_BYTES, file),
             hash: XxHash3_64::new(),
