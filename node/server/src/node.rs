@@ -136,7 +136,7 @@ impl Node {
         let data_dir = settings.node.data_dir.as_path();
         let (spool_dir, snapshot_dir) = (data_dir.join("spool"), data_dir.join("snapshots"));
         for dir in [data_dir, &spool_dir, &snapshot_dir] {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+            shard::private::folder(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         }
         // The spool is a cache of the log.
         shard::spool::clear(&spool_dir).with_context(|| format!("cannot clear {}", spool_dir.display()))?;
@@ -144,8 +144,12 @@ impl Node {
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
         let wal = disk::open_wal(&common, id, Arc::clone(&vfs), &data_dir.join("wal"))?;
         let prefix = crate::storage::prefix(&settings);
-        if identity::cluster(data_dir)? == 0 && settings.cluster.join.is_empty() {
-            owner::vacant(&*objects, &prefix).await?;
+        if identity::cluster(data_dir)? == 0 {
+            if settings.cluster.join.is_empty() {
+                owner::vacant(&*objects, &prefix).await?;
+            } else {
+                owner::is_named(&*objects, &prefix, &settings.node.cluster).await?;
+            }
         }
         let mut peers = Peers::open(&settings, id, identity::cluster(data_dir)?).await?;
         let network: Arc<dyn PeerNetwork> = match &peers {
@@ -173,7 +177,12 @@ impl Node {
         }
 
         let for_admin = Arc::clone(&objects);
-        let owned = OwnedStore::new(Arc::clone(&objects), &prefix, state.state.cluster);
+        let owned = OwnedStore::new(
+            Arc::clone(&objects),
+            &prefix,
+            state.state.cluster,
+            &settings.node.cluster,
+        );
         owner::confirm_at_start(&owned).await?;
         let store = Store::new(Arc::new(Owned(owned)), prefix.clone());
         let cache = settings.memory.block_cache.bytes();

@@ -14,7 +14,8 @@ use crate::section::section;
 section! {
     /// Who this node is.
     pub struct IdentitySettings {
-        /// Name of the cluster. It is written into every object and log, and a node refuses data of another cluster.
+        /// Name of the cluster, kept beside its blocks when it is founded: a node that is set to another name does not join it and
+        /// does not start.
         cluster: String = String::from("vivace"),
         /// Folder of everything this node keeps on disk.
         data_dir: PathBuf = PathBuf::from("./data"),

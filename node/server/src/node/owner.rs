@@ -5,6 +5,7 @@
 //! - Whoever founds a cluster finds the prefix without an owner and without blocks ([`vacant`]), or does not found it.
 //! - Nothing is written or deleted below a prefix before its owner was read and is this cluster ([`OwnedStore`]). The first
 //!   to ask becomes it, by a write that fails if another was faster.
+//! - The owner keeps its name (`node.cluster`): a node that is set to another does not join it and does not start.
 //! - That the store cannot be asked is no reason not to start: what is acknowledged waits in the log until it can.
 //!
 //! Not here: the marker by which the operator knows a cluster again (`cluster.json`, [`super::admin`]).
@@ -30,9 +31,24 @@ const OWNER_BYTES_MAX: u64 = 4 << 10;
 /// Time a start waits to hear whose prefix of the object store it is.
 const OWNER_WITHIN: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Owner {
+    /// Its id, made when it was founded.
     cluster: String,
+    /// What its settings call it (`node.cluster`). `None`: founded before names were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+}
+
+impl Owner {
+    /// Why a node whose settings name another cluster has no business here.
+    fn other_name(&self, name: &str) -> Option<String> {
+        let known = self.name.as_deref().filter(|known| *known != name)?;
+        Some(format!(
+            "this prefix of the object store belongs to the cluster named {known}, and node.cluster is {name}: set it to \
+             {known}, or use another storage.prefix and data directory"
+        ))
+    }
 }
 
 /// Whether a new cluster may be founded on `prefix`.
@@ -42,7 +58,8 @@ pub(super) async fn vacant(objects: &dyn ObjectStore, prefix: &Path) -> anyhow::
     const ADVICE: &str = "start with the data directory of that cluster, or set another storage.prefix";
     if let Some(owner) = read(objects, &key(prefix)).await.context("object store")? {
         bail!(
-            "the prefix \"{prefix}\" of the object store belongs to cluster {owner}, and this data directory is new: {ADVICE}"
+            "the prefix \"{prefix}\" of the object store belongs to cluster {}, and this data directory is new: {ADVICE}",
+            owner.cluster
         );
     }
     for folder in FOLDERS {
@@ -55,6 +72,16 @@ pub(super) async fn vacant(objects: &dyn ObjectStore, prefix: &Path) -> anyhow::
         }
     }
     Ok(())
+}
+
+/// Refuses to join a cluster by another name than its own. A store that does not answer is asked again after the start.
+pub(super) async fn is_named(objects: &dyn ObjectStore, prefix: &Path, name: &str) -> anyhow::Result<()> {
+    match tokio::time::timeout(OWNER_WITHIN, read(objects, &key(prefix))).await {
+        Ok(Ok(Some(owner))) => owner
+            .other_name(name)
+            .map_or(Ok(()), |why| Err(anyhow::Error::msg(why))),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses the prefix of another cluster. A store that does not answer is asked again before the first write.
@@ -78,7 +105,7 @@ fn key(prefix: &Path) -> Path {
     prefix.clone().join("owner.json")
 }
 
-async fn read(objects: &dyn ObjectStore, key: &Path) -> Result<Option<String>> {
+async fn read(objects: &dyn ObjectStore, key: &Path) -> Result<Option<Owner>> {
     let found = match objects.get(key).await {
         Err(Error::NotFound { .. }) => return Ok(None),
         found => found?,
@@ -90,8 +117,8 @@ async fn read(objects: &dyn ObjectStore, key: &Path) -> Result<Option<String>> {
     if found.meta.size > OWNER_BYTES_MAX {
         return Err(damaged("is too large to be ours".into()));
     }
-    let owner: Owner = serde_json::from_slice(&found.bytes().await?).map_err(|error| damaged(error.into()))?;
-    Ok(Some(owner.cluster))
+    let owner = serde_json::from_slice(&found.bytes().await?).map_err(|error| damaged(error.into()))?;
+    Ok(Some(owner))
 }
 
 /// A store that takes writes and deletions only while this cluster owns the prefix. Reads go through.
@@ -99,16 +126,18 @@ pub(super) struct OwnedStore {
     objects: Arc<dyn ObjectStore>,
     key: Path,
     cluster: String,
+    name: String,
     is_owner: AtomicBool,
     is_foreign: AtomicBool,
 }
 
 impl OwnedStore {
-    pub(super) fn new(objects: Arc<dyn ObjectStore>, prefix: &Path, cluster: u128) -> Arc<Self> {
+    pub(super) fn new(objects: Arc<dyn ObjectStore>, prefix: &Path, cluster: u128, name: &str) -> Arc<Self> {
         Arc::new(Self {
             objects,
             key: key(prefix),
             cluster: format!("{cluster:032x}"),
+            name: name.to_owned(),
             is_owner: AtomicBool::new(false),
             is_foreign: AtomicBool::new(false),
         })
@@ -125,30 +154,35 @@ impl OwnedStore {
             Some(owner) => owner,
             None => self.claim().await?,
         };
-        if owner != self.cluster {
+        let refusal = if owner.cluster == self.cluster {
+            owner.other_name(&self.name)
+        } else {
+            Some(format!(
+                "this prefix of the object store belongs to cluster {}, this node to {}: two clusters need two prefixes",
+                owner.cluster, self.cluster
+            ))
+        };
+        if let Some(refusal) = refusal {
             self.is_foreign.store(true, Ordering::Release);
             return Err(Error::PermissionDenied {
                 path: self.key.to_string(),
-                source: format!(
-                    "this prefix of the object store belongs to cluster {owner}, this node to {}: two clusters need two prefixes",
-                    self.cluster
-                )
-                .into(),
+                source: refusal.into(),
             });
         }
         self.is_owner.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Whether the last answer was that another cluster owns the prefix.
+    /// Whether the last answer was that another cluster, or one of another name, owns the prefix.
     pub(super) fn is_foreign(&self) -> bool {
         self.is_foreign.load(Ordering::Acquire)
     }
 
     /// Who owns it after an attempt to be the first.
-    async fn claim(&self) -> Result<String> {
+    async fn claim(&self) -> Result<Owner> {
         let owner = Owner {
             cluster: self.cluster.clone(),
+            name: Some(self.name.clone()),
         };
         let text = serde_json::to_vec(&owner).map_err(|error| Error::Generic {
             store: "owner.json",
@@ -156,7 +190,7 @@ impl OwnedStore {
         })?;
         let options = PutOptions::from(PutMode::Create);
         match self.objects.put_opts(&self.key, PutPayload::from(text), options).await {
-            Ok(_) => Ok(self.cluster.clone()),
+            Ok(_) => Ok(owner),
             // Somebody was faster; or it was us, and the answer was lost.
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
                 let owner = read(&*self.objects, &self.key).await?;
@@ -262,15 +296,15 @@ mod tests {
     #[tokio::test]
     async fn the_first_cluster_owns_the_prefix_for_good() {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let first = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7));
+        let first = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7, "c"));
         put(&first, BLOCK).await.unwrap();
         // The same cluster, another node or another life.
-        Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7))
+        Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7, "c"))
             .0
             .confirm()
             .await
             .unwrap();
-        let second = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 8));
+        let second = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 8, "c"));
         let refused = put(&second, "t/l0/0-1/b.parquet").await.unwrap_err();
         assert!(second.0.is_foreign() && !first.0.is_foreign());
         assert!(
@@ -285,7 +319,7 @@ mod tests {
         assert_eq!(objects.list(None).count().await, 2);
         first.delete(&Path::from(BLOCK)).await.unwrap();
         // Another prefix is another matter.
-        let elsewhere = Owned(OwnedStore::new(objects, &Path::from("u"), 8));
+        let elsewhere = Owned(OwnedStore::new(objects, &Path::from("u"), 8, "c"));
         put(&elsewhere, "u/l0/0-1/b.parquet").await.unwrap();
     }
 
@@ -293,10 +327,11 @@ mod tests {
     async fn of_two_that_come_at_once_one_becomes_the_owner() {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let all: Vec<_> = (1..=8)
-            .map(|n| OwnedStore::new(Arc::clone(&objects), &prefix(), n))
+            .map(|n| OwnedStore::new(Arc::clone(&objects), &prefix(), n, "c"))
             .collect();
         let outcomes = futures::future::join_all(all.iter().map(|store| store.claim())).await;
-        let owners: std::collections::BTreeSet<String> = outcomes.into_iter().map(Result::unwrap).collect();
+        let owners: std::collections::BTreeSet<String> =
+            outcomes.into_iter().map(|owner| owner.unwrap().cluster).collect();
         assert_eq!(owners.len(), 1);
     }
 
@@ -316,12 +351,35 @@ mod tests {
             );
             objects.delete(&Path::from(block)).await.unwrap();
         }
-        OwnedStore::new(Arc::clone(&objects), &prefix(), 7)
+        OwnedStore::new(Arc::clone(&objects), &prefix(), 7, "c")
             .confirm()
             .await
             .unwrap();
         let refused = vacant(&*objects, &prefix()).await.unwrap_err().to_string();
         assert!(refused.contains("belongs to cluster 0000"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_cluster_keeps_its_name() {
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let named = |name: &str| OwnedStore::new(Arc::clone(&objects), &prefix(), 7, name);
+        is_named(&*objects, &prefix(), "b").await.unwrap();
+        named("a").confirm().await.unwrap();
+        named("a").confirm().await.unwrap();
+        is_named(&*objects, &prefix(), "a").await.unwrap();
+        let other = named("b");
+        let refused = confirm_at_start(&other).await.unwrap_err();
+        let joining = is_named(&*objects, &prefix(), "b").await.unwrap_err();
+        for said in [format!("{refused:#}"), format!("{joining:#}")] {
+            let words = "belongs to the cluster named a, and node.cluster is b: set it to a";
+            assert!(said.contains(words), "{said}");
+        }
+        assert!(put(&Owned(other), BLOCK).await.is_err());
+        // Founded before names were kept: any is right.
+        let text = format!("{{\"cluster\":\"{:032x}\"}}", 7);
+        objects.put(&key(&prefix()), text.into()).await.unwrap();
+        named("b").confirm().await.unwrap();
+        is_named(&*objects, &prefix(), "b").await.unwrap();
     }
 
     #[tokio::test]
@@ -331,7 +389,7 @@ mod tests {
         for text in ["", "{}", "nonsense", &long] {
             let payload = PutPayload::from(text.to_owned());
             objects.put(&key(&prefix()), payload).await.unwrap();
-            let store = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7));
+            let store = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7, "c"));
             assert!(put(&store, BLOCK).await.is_err(), "{text}");
             assert!(vacant(&*objects, &prefix()).await.is_err(), "{text}");
         }
