@@ -13,21 +13,24 @@ use server::node::Node;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() {
+    let outcome = run(Cli::parse().command);
+    if let Err(error) = outcome {
+        // The sentence alone: whoever runs nodes shows their last line, and neither "Error:" nor a stack,
+        // which RUST_BACKTRACE would add, is it.
+        eprintln!("{error:#}");
+        std::process::exit(1);
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Version => {
             println!("vivace {} ({})", server::VERSION, server::REVISION);
             Ok(())
         }
         Command::Admin(args) => runtime()?.block_on(server::admin::command(args, &mut std::io::stdout())),
-        Command::Query(args) => {
-            if let Err(error) = runtime()?.block_on(server::client::command(args, &mut std::io::stdout())) {
-                // What the node said, without where we were when it said so.
-                eprintln!("{error:#}");
-                std::process::exit(1);
-            }
-            Ok(())
-        }
+        Command::Query(args) => runtime()?.block_on(server::client::command(args, &mut std::io::stdout())),
         Command::Purge(args) => runtime()?.block_on(server::purge::command(args)),
         Command::Load(args) => runtime()?.block_on(server::load::command(args)),
         Command::Standalone(args) => {
@@ -47,12 +50,7 @@ fn main() -> anyhow::Result<()> {
             let outcome = runtime.block_on(standalone(settings, &args));
             // Threads that still read blocks for nobody are not waited for.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-            if let Err(error) = outcome {
-                // The sentence alone: whoever runs nodes shows their last line, and a stack is not it.
-                eprintln!("Error: {error:#}");
-                std::process::exit(1);
-            }
-            Ok(())
+            outcome
         }
     }
 }

@@ -15,6 +15,7 @@ mod metrics_api;
 mod otlp_grpc;
 mod otlp_http;
 mod otlp_json;
+mod refused;
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
 mod streaming;
