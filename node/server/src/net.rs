@@ -5,9 +5,12 @@
 //!
 //! What always holds:
 //! - a connection whose first request head has not arrived after the header timeout is closed (slow loris, half-open
-//!   peers, port scanners); later heads have [`IDLE_TIMEOUT`], which is also how long HTTP/1 keeps an idle connection;
+//!   peers, port scanners), and so is one whose later heads take longer than that from their first byte on ([`heads`]);
+//! - an idle connection of HTTP/1 is kept for [`IDLE_TIMEOUT`], one of HTTP/2 as long as it answers pings;
 //! - HTTP/2 resets are capped, so that a flood of opened and reset streams (CVE-2023-44487) closes the connection;
 //! - when the token is cancelled no new connection is taken, requests in flight end, idle connections close.
+
+mod heads;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,7 +18,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -25,10 +27,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use settings::listen::ListenSettings;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use heads::{Answering, Requests, Watched};
 
 /// How long an HTTP/1 connection may be idle between requests. Longer than the minute that load balancers keep theirs,
 /// so that we are not the one who closes while a request is on its way.
@@ -36,7 +41,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Peers of HTTP/2 that do not answer a ping sent after this much silence are gone.
 const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Bytes of all headers of one request.
+/// Headers of one request of HTTP/1, whose parser has room for so many. Its request line has hyper's limit, 65,534 bytes.
+const HEADERS_MAX: usize = 128;
+/// Bytes of all headers of one request of HTTP/2.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 /// Receive windows of HTTP/2: a batch of 300 spans fits in a stream's, eight such in a connection's.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -118,7 +125,7 @@ pub async fn serve<S, F, B>(
 ) where
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let http = builder(protocol, &limits);
@@ -156,24 +163,29 @@ pub async fn serve<S, F, B>(
 }
 
 /// One connection to its end. Errors of the peer end it and are not ours to report.
-async fn connection<S, F, B>(
+async fn connection<I, S, F, B>(
     http: auto::Builder<TokioExecutor>,
-    stream: TcpStream,
+    stream: I,
     header_timeout: Duration,
     service: S,
     stop: CancellationToken,
 ) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let is_greeted = AtomicBool::new(false);
+    let requests = Arc::new(Requests::default());
     let service = service_fn(|request| {
-        is_greeted.store(true, Ordering::Relaxed);
+        let open = requests.begin();
         let answer = service(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let answer = answer.await;
+            Ok::<_, Infallible>(answer.map(|body| Answering { body, _request: open }))
+        }
     });
+    let stream = Watched::new(stream, Arc::clone(&requests), header_timeout);
     let mut served = pin!(http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         _ = served.as_mut() => return,
@@ -181,7 +193,7 @@ async fn connection<S, F, B>(
         () = stop.cancelled() => {}
     }
     if !stop.is_cancelled() {
-        if !is_greeted.load(Ordering::Relaxed) {
+        if requests.heads() == 0 {
             return;
         }
         tokio::select! {
@@ -198,7 +210,7 @@ fn builder(protocol: Protocol, limits: &ConnectionLimits) -> auto::Builder<Tokio
     http.http1()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
-        .max_headers(128);
+        .max_headers(HEADERS_MAX);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
@@ -215,3 +227,6 @@ fn builder(protocol: Protocol, limits: &ConnectionLimits) -> auto::Builder<Tokio
         Protocol::Http1And2 => http,
     }
 }
+
+#[cfg(test)]
+mod tests;
