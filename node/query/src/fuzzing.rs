@@ -7,14 +7,11 @@ use crate::limits;
 use crate::source::TimeRange;
 use crate::{SearchPlan, SearchRequest};
 
-/// Reads a query, a field and an unfinished query. What was read is printed, and what was printed is read as the same; it
+/// Reads a query and a field. What was read is printed, and what was printed is read as the same; it
 /// is planned or refused.
 pub fn traceql_parse(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = crate::parse_field(text);
-    if let Some(filter) = crate::parse_lenient(text) {
-        assert!(filter.to_string().len() <= 64 * text.len() + 1024);
-    }
     let Ok(query) = crate::parse_unchecked(text) else {
         return;
     };
@@ -31,5 +28,22 @@ pub fn traceql_parse(bytes: &[u8]) {
             after: None,
         };
         let _ = SearchPlan::new(&query, request);
+    }
+}
+
+/// Reads a query that somebody is still typing, whole and cut off at its middle. What is kept of it is bounded, and a
+/// filter of its own: it is printed as one that can be read.
+pub fn traceql_lenient(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let middle = (0..=text.len() / 2).rev().find(|at| text.is_char_boundary(*at));
+    for typed in [text, &text[..middle.unwrap_or(0)]] {
+        let Some(filter) = crate::parse_lenient(typed) else {
+            continue;
+        };
+        let printed = filter.to_string();
+        assert!(printed.len() <= 64 * typed.len() + 1024);
+        if printed.len() + 4 <= limits::QUERY_BYTES_MAX {
+            crate::parse_unchecked(&format!("{{ {printed} }}")).expect("what is kept can be read");
+        }
     }
 }

@@ -24,6 +24,24 @@ fn traceql_parse() {
 }
 
 #[test]
+fn traceql_lenient() {
+    replay("traceql_lenient", query::fuzzing::traceql_lenient, 5_000, || {
+        [
+            "{}",
+            "{ .a = ",
+            "{ resource.service.name = \"a\" && span.b = }",
+            "{ status = error && .x =~ \"a.*\" || name != `raw` && duration > 1.5s }",
+            "{ .a = 1 && (.b = 2 || .c = 3) && .d",
+            "{ .a = 1 } >> { .b = 2 } | count() > 1",
+            "{ .\"quoted name\" = -1e3 && kind = server && event:name = \"e\" && \"unfinished",
+        ]
+        .iter()
+        .map(|text| text.as_bytes().to_vec())
+        .collect()
+    });
+}
+
+#[test]
 fn traceql_eval_vs_naive() {
     replay(
         "traceql_eval_vs_naive",
