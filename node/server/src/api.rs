@@ -15,7 +15,7 @@ pub(crate) mod params;
 mod questions;
 pub(crate) mod route;
 mod status;
-mod streaming;
+pub(crate) mod streaming;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 use ::http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use model::Clock;
 use query::answer::TraceMatch;
 use query::metrics::Series;
@@ -37,8 +37,10 @@ use tower::Service as _;
 use wire::tempopb::streaming_querier_server::StreamingQuerierServer;
 
 use crate::cpu::CpuPool;
+use crate::framing::PREFIX_BYTES;
 use crate::metrics::{Metrics, RequestLabels};
 use crate::querier::Querier;
+use crate::receiver::grpc;
 use crate::refusal::{Kind, Refusal};
 use crate::tenant::Tenancy;
 use answer::{Form, Ids, Spelled};
@@ -151,7 +153,10 @@ pub async fn serve(api: Arc<Api>, request: Request<Incoming>) -> Response<ApiBod
     let route = route::route(head.uri.path());
     let pattern = route.as_ref().map_or("other", Route::pattern);
     let result = match route {
-        None => Err(Refusal::new(Kind::NotFound, "404 page not found")),
+        None => Err(Refusal::new(
+            Kind::NotFound,
+            route::absence(head.uri.path()).unwrap_or("404 page not found"),
+        )),
         Some(route) if route.is_posted() && method != "POST" => Err(Refusal::new(Kind::WrongMethod, "use POST")),
         Some(_) if method == "other" => Err(Refusal::new(Kind::WrongMethod, "use GET")),
         Some(route) if route.is_posted() => api.answer_posted(route, &head.headers, body).await,
@@ -175,10 +180,40 @@ pub async fn serve(api: Arc<Api>, request: Request<Incoming>) -> Response<ApiBod
 }
 
 async fn serve_grpc(api: Arc<Api>, request: Request<Incoming>) -> Response<ApiBody> {
+    let (mut head, body) = request.into_parts();
+    let message = match streaming::request::read(head.uri.path(), &head.headers, body).await {
+        Ok(message) => message,
+        Err(refusal) => return grpc::failure(&refusal).map(|body| body.map_err(|never| match never {}).boxed_unsync()),
+    };
+    // The service gets it as it is.
+    head.headers.remove("grpc-encoding");
+    let mut body = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    body.put_u8(0);
+    body.put_u32(u32::try_from(message.len()).expect("POSTED_BYTES_MAX fits"));
+    body.put(message);
+    let request = Request::from_parts(head, Full::new(body.freeze()));
     let mut service = StreamingQuerierServer::new(streaming::Streaming::new(api));
     match service.call(request).await {
         Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
         Err(never) => match never {},
+    }
+}
+
+/// Reads a question that is in a body.
+async fn read_posted<B>(body: B) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let reading = Limited::new(body, POSTED_BYTES_MAX).collect();
+    match tokio::time::timeout(POSTED_TIME_MAX, reading).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let message = format!("request body is larger than {POSTED_BYTES_MAX} bytes");
+            Err(Refusal::new(Kind::TooLarge, message))
+        }
+        Ok(Err(_)) => Err(Refusal::new(Kind::Rejected, "request body is cut short")),
+        Err(_) => Err(Refusal::new(Kind::TooSlow, "request body arrives too slowly")),
     }
 }
 
@@ -209,6 +244,7 @@ impl Api {
             Route::Status => status::overview(self).into(),
             Route::StatusVersion => status::text(&format!("vivace {} ({})\n", crate::VERSION, crate::REVISION)).into(),
             Route::StatusConfig => status::config(&self.settings, query)?.into(),
+            Route::StatusRuntimeConfig => status::runtime_config(&self.limits.load(), query)?.into(),
             Route::StatusServices => status::services(&self.readiness).into(),
             Route::StatusEndpoints => status::endpoints().into(),
             Route::StatusOverrides(tenant) => status::overrides(&self.limits.load(), tenant.as_deref())?.into(),
@@ -256,16 +292,7 @@ impl Api {
     }
 
     async fn answer_posted(&self, route: Route, headers: &HeaderMap, body: Incoming) -> Result<Answer, Refusal> {
-        let reading = Limited::new(body, POSTED_BYTES_MAX).collect();
-        let body = match tokio::time::timeout(POSTED_TIME_MAX, reading).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let message = format!("request body is larger than {POSTED_BYTES_MAX} bytes");
-                return Err(Refusal::new(Kind::TooLarge, message));
-            }
-            Ok(Err(_)) => return Err(Refusal::new(Kind::Rejected, "request body is cut short")),
-            Err(_) => return Err(Refusal::new(Kind::TooSlow, "request body arrives too slowly")),
-        };
+        let body = read_posted(body).await?;
         match route {
             Route::TraceDiff => Ok(self.trace_diff(headers, &body).await?.into()),
             _ => self.mcp(headers, &body).await,
@@ -275,9 +302,10 @@ impl Api {
     async fn search(&self, headers: &HeaderMap, query: Option<&str>, form: Form) -> Result<Spelled, Refusal> {
         let (tenants, limits, params) = self.parse_search(headers, query)?;
         let plan = self.plan_search(&params)?;
+        let is_explained = wants_explanation(query)?;
         let begun = Instant::now();
         let answer = self.run_search(tenants, &limits, Arc::clone(&plan), None).await?;
-        if wants_explanation(query)? {
+        if is_explained {
             return Ok(explain::search(&plan, &answer, begun.elapsed()));
         }
         let weight = answer.traces.iter().map(TraceMatch::held_bytes).sum();
@@ -299,12 +327,13 @@ impl Api {
     ) -> Result<Spelled, Refusal> {
         let (tenants, limits, params) = self.parse_metrics(shape, headers, query)?;
         let plan = self.plan_metrics(&params)?;
+        let is_explained = wants_explanation(query)?;
         let begun = Instant::now();
         let series_max = params.series_max;
         let answer = self
             .run_metrics(tenants, &limits, Arc::clone(&plan), series_max, None)
             .await?;
-        if wants_explanation(query)? {
+        if is_explained {
             return Ok(explain::metrics(&plan, &answer, begun.elapsed()));
         }
         let weight = answer.series.iter().map(Series::held_bytes).sum();

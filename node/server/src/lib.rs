@@ -18,6 +18,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod cpu;
+mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ingest;

@@ -13,6 +13,8 @@ use http::StatusCode;
 pub enum Kind {
     /// Fix the request.
     Rejected,
+    /// Fix the client: it does not keep to the rules of gRPC.
+    Protocol,
     /// Say who you are.
     Unauthenticated,
     /// Ask an administrator.
@@ -69,8 +71,9 @@ pub(crate) mod grpc_code {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Rejected,
+        Self::Protocol,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::NotFound,
@@ -94,7 +97,7 @@ impl Kind {
     /// HTTP status. What Tempo's users see where Tempo has the case.
     pub fn http_status(self) -> StatusCode {
         match self {
-            Self::Rejected => StatusCode::BAD_REQUEST,
+            Self::Rejected | Self::Protocol => StatusCode::BAD_REQUEST,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -126,7 +129,8 @@ impl Kind {
             Self::TooLarge | Self::AnswerTooLarge | Self::Throttled => RESOURCE_EXHAUSTED,
             Self::Unavailable => UNAVAILABLE,
             Self::Cancelled => CANCELLED,
-            Self::Internal => INTERNAL,
+            // As gRPC wants it, though the fault is not ours; metrics tell the two apart.
+            Self::Internal | Self::Protocol => INTERNAL,
         }
     }
 
@@ -134,6 +138,7 @@ impl Kind {
     pub fn label(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
+            Self::Protocol => "protocol",
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",

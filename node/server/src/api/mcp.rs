@@ -106,6 +106,11 @@ impl Api {
         Ok(reply(id, result))
     }
 
+    /// A message and its answer, for the fuzzer.
+    pub(crate) async fn mcp_bytes(&self, message: &[u8]) -> Result<Vec<u8>, Refusal> {
+        Ok(self.mcp(&HeaderMap::new(), message).await?.spelled.body)
+    }
+
     async fn call_tool(&self, headers: &HeaderMap, params: &Value) -> Result<Value, Failure> {
         let name = params["name"].as_str().unwrap_or_default();
         let arguments = tools::Arguments::of(name, &params["arguments"])

@@ -165,6 +165,20 @@ impl Params {
         self.get(name).map(parse).transpose()
     }
 
+    /// How Tempo's frontend tells its queriers which blocks are theirs: a UUID. Our nodes share the work by themselves, and
+    /// the whole trace is an answer to a part of it, so it is checked and of no effect.
+    fn block_bound(&self, name: &'static str) -> Result<(), Refusal> {
+        let is_uuid = |text: &str| {
+            let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
+            let dashes = text.match_indices('-').map(|(at, _)| at);
+            digits == 32 && (text.len() == 32 || (text.len() == 36 && dashes.eq([8, 13, 18, 23])))
+        };
+        match self.get(name) {
+            Some(text) if !is_uuid(text) => Err(refuse(format!("invalid {name}: {:?} is not a UUID", shown(text)))),
+            _ => Ok(()),
+        }
+    }
+
     /// `start` and `end` in unix seconds, or `since`; `None` when none is given.
     fn window(&self, now_unix_nanos: u64) -> Result<Option<(u64, u64)>, Refusal> {
         let (start, end) = (self.number::<u64>("start")?, self.number::<u64>("end")?);
@@ -236,6 +250,9 @@ pub(crate) fn parse_trace(params: &Params, now_unix_nanos: u64) -> Result<TraceP
         "blocks" => Places::Blocks,
         other => return Err(refuse(format!("invalid value for mode {}", shown(other)))),
     };
+    for name in ["blockStart", "blockEnd"] {
+        params.block_bound(name)?;
+    }
     Ok(TraceParams {
         window: params.window(now_unix_nanos)?.map(range),
         places,
@@ -244,10 +261,12 @@ pub(crate) fn parse_trace(params: &Params, now_unix_nanos: u64) -> Result<TraceP
 }
 
 pub(crate) fn parse_search(params: &Params, rules: &Rules<'_>) -> Result<SearchParams, Refusal> {
+    let durations = durations(params)?;
     let query = match (params.get("q"), params.get("tags")) {
         (Some(_), Some(_)) => return Err(refuse("invalid request: can't specify tags and q in the same query")),
+        // As in Tempo, a query says itself how long its traces are: durations beside it are checked and of no effect.
         (Some(query), None) => query.to_owned(),
-        (None, tags) => legacy_query(params, tags)?,
+        (None, tags) => legacy_query(params, tags, durations)?,
     };
     check_length(&query, rules)?;
     let limit = match params.number::<u32>("limit")? {
@@ -382,8 +401,26 @@ const RESERVED: [&str; 11] = [
     "explain",
 ];
 
+/// `minDuration` and `maxDuration` in nanoseconds.
+fn durations(params: &Params) -> Result<(Option<u64>, Option<u64>), Refusal> {
+    let (min, max) = (
+        params.duration_nanos("minDuration")?,
+        params.duration_nanos("maxDuration")?,
+    );
+    if let (Some(min), Some(max)) = (min, max)
+        && min > max
+    {
+        return Err(refuse("invalid maxDuration: must be greater than minDuration"));
+    }
+    Ok((min, max))
+}
+
 /// A search by `tags=k=v k2=v2` and durations as TraceQL: each tag in any span of the trace, as a case-insensitive part.
-fn legacy_query(params: &Params, tags: Option<&str>) -> Result<String, Refusal> {
+fn legacy_query(
+    params: &Params,
+    tags: Option<&str>,
+    (min, max): (Option<u64>, Option<u64>),
+) -> Result<String, Refusal> {
     let pairs = match tags {
         Some(tags) => logfmt(tags)?,
         // The first Grafana versions sent each tag as a parameter of its own.
@@ -394,15 +431,6 @@ fn legacy_query(params: &Params, tags: Option<&str>) -> Result<String, Refusal> 
             .cloned()
             .collect(),
     };
-    let (min, max) = (
-        params.duration_nanos("minDuration")?,
-        params.duration_nanos("maxDuration")?,
-    );
-    if let (Some(min), Some(max)) = (min, max)
-        && min > max
-    {
-        return Err(refuse("invalid maxDuration: must be greater than minDuration"));
-    }
     let mut filters: Vec<String> = pairs.iter().map(|(key, value)| tag_filter(key, value)).collect();
     filters.extend(min.map(|nanos| format!("{{ traceDuration >= {nanos}ns }}")));
     filters.extend(max.map(|nanos| format!("{{ traceDuration <= {nanos}ns }}")));

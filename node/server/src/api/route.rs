@@ -23,6 +23,7 @@ pub(crate) enum Route {
     Status,
     StatusVersion,
     StatusConfig,
+    StatusRuntimeConfig,
     StatusServices,
     StatusEndpoints,
     StatusOverrides(Option<String>),
@@ -47,6 +48,7 @@ pub(crate) fn route(path: &str) -> Option<Route> {
         "/status" => Route::Status,
         "/status/version" => Route::StatusVersion,
         "/status/config" => Route::StatusConfig,
+        "/status/runtime_config" => Route::StatusRuntimeConfig,
         "/status/services" => Route::StatusServices,
         "/status/endpoints" => Route::StatusEndpoints,
         "/status/overrides" => Route::StatusOverrides(None),
@@ -63,6 +65,27 @@ pub(crate) fn route(path: &str) -> Option<Route> {
                 Route::StatusOverrides(Some(one_segment(path.strip_prefix("/status/overrides/")?)?))
             }
         }
+    })
+}
+
+/// Why a page that Tempo has is not here, and where to look instead. `None`: Tempo does not have it either.
+pub(crate) fn absence(path: &str) -> Option<&'static str> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    Some(match path {
+        "/status/usage-stats" => "no usage is reported to anybody, so there are no usage stats",
+        "/status/backendscheduler" | "/backend-worker/ring" => {
+            "there is no backend scheduler: the leader of the ring merges and deletes blocks, see /metrics"
+        }
+        "/memberlist" | "/distributor/ring" | "/live-store/ring" | "/partition-ring" | "/partition/ring" => {
+            "nodes know each other by a Raft group: ask `vivace admin status` at the admin port"
+        }
+        "/usage_metrics" => "there is no cost attribution; spans and bytes by tenant are in /metrics",
+        "/live-store/prepare-downscale" | "/live-store/prepare-partition-downscale" => {
+            "a node is drained by `vivace admin drain` at the admin port"
+        }
+        "/api/overrides" => "limits of tenants are in the settings file, read them at /status/overrides",
+        _ if path.starts_with("/debug/pprof") => "there are no profiles of Go here; see /metrics",
+        _ => return None,
     })
 }
 
@@ -93,6 +116,7 @@ impl Route {
             Self::Status => "/status",
             Self::StatusVersion => "/status/version",
             Self::StatusConfig => "/status/config",
+            Self::StatusRuntimeConfig => "/status/runtime_config",
             Self::StatusServices => "/status/services",
             Self::StatusEndpoints => "/status/endpoints",
             Self::StatusOverrides(None) => "/status/overrides",
@@ -122,6 +146,7 @@ impl Route {
             Self::Status,
             Self::StatusVersion,
             Self::StatusConfig,
+            Self::StatusRuntimeConfig,
             Self::StatusServices,
             Self::StatusEndpoints,
             Self::StatusOverrides(None),
@@ -209,6 +234,23 @@ mod tests {
         ] {
             assert_eq!(route(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn what_only_tempo_has_is_told_and_is_not_a_route() {
+        for path in [
+            "/status/usage-stats",
+            "/status/backendscheduler/",
+            "/memberlist",
+            "/usage_metrics",
+            "/live-store/prepare-downscale",
+            "/api/overrides",
+            "/debug/pprof/heap",
+        ] {
+            assert_eq!((route(path), absence(path).is_some()), (None, true), "{path}");
+        }
+        assert_eq!(absence("/status/anything"), None);
+        assert!(Route::patterns().into_iter().all(|pattern| absence(pattern).is_none()));
     }
 
     #[test]

@@ -85,9 +85,32 @@ pub(super) fn config(settings: &NodeSettings, query: Option<&str>) -> Result<Spe
             }
             body
         }
-        Some(_) => return Err(refuse("mode must be diff or defaults")),
+        Some(_) => return Err(refuse("invalid mode: must be diff or defaults")),
     };
     Ok(text(&body))
+}
+
+/// The section of the settings that is read again while the node runs, as it is in effect; `mode=diff` what differs from
+/// the defaults.
+pub(super) fn runtime_config(limits: &LimitSettings, query: Option<&str>) -> Result<Spelled, Refusal> {
+    let of = |limits: LimitSettings| NodeSettings {
+        limits,
+        ..NodeSettings::default()
+    };
+    let lines = |settings: &NodeSettings| {
+        let lines = lines_with_path(&settings.to_yaml()).into_iter();
+        lines.filter(|line| line.starts_with("limits.")).collect::<Vec<_>>()
+    };
+    let mut shown = lines(&of(limits.clone()));
+    match Params::parse(query)?.get("mode") {
+        None => {}
+        Some("diff") => {
+            let defaults = lines(&NodeSettings::default());
+            shown.retain(|line| !defaults.contains(line));
+        }
+        Some(_) => return Err(refuse("invalid mode: must be diff")),
+    }
+    Ok(text(&shown.into_iter().map(|line| line + "\n").collect::<String>()))
 }
 
 /// `a:\n  b: 1` as `a.b: 1`, so that a line says where it belongs.
@@ -165,6 +188,27 @@ mod tests {
         );
         assert_eq!(body(config(&NodeSettings::default(), Some("mode=diff")).unwrap()), "");
         assert!(config(&settings, Some("mode=x")).is_err());
+    }
+
+    #[test]
+    fn the_runtime_configuration_is_the_limits_in_effect() {
+        let limits = settings::parse("limits: {tenants: {acme: {retention: 3d}}}")
+            .unwrap()
+            .limits;
+        let all = body(runtime_config(&limits, None).unwrap());
+        assert!(
+            all.contains("limits.defaults.retention: 14d\n") && !all.contains("flush"),
+            "{all}"
+        );
+        assert_eq!(
+            body(runtime_config(&limits, Some("mode=diff")).unwrap()),
+            "limits.tenants.acme.retention: 3d\n"
+        );
+        let refused = runtime_config(&limits, Some("mode=defaults")).unwrap_err();
+        assert_eq!(
+            (refused.kind, &*refused.message),
+            (Kind::Rejected, "invalid mode: must be diff")
+        );
     }
 
     #[test]

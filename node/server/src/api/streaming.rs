@@ -7,6 +7,7 @@
 //! What always holds: the work belongs to the stream; a client that goes away drops the stream and with it the work.
 
 mod differences;
+pub(crate) mod request;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,6 +68,31 @@ fn window(start: u32, end: u32) -> Vec<(&'static str, String)> {
 /// Zero is a field that was not set.
 fn number(number: u64) -> String {
     if number == 0 { String::new() } else { number.to_string() }
+}
+
+/// A search as its query string.
+fn search_pairs(request: tempopb::SearchRequest) -> Vec<(&'static str, String)> {
+    let mut pairs = window(request.start, request.end);
+    if request.query.is_empty() {
+        let tags = request
+            .tags
+            .iter()
+            .map(|(key, value)| format!("{key}={value:?}"))
+            .collect::<Vec<_>>()
+            .join(" ");
+        pairs.push(("tags", tags));
+    } else {
+        pairs.push(("q", request.query));
+    }
+    let millis = |millis: u32| match millis {
+        0 => String::new(),
+        millis => format!("{millis}ms"),
+    };
+    pairs.push(("minDuration", millis(request.min_duration_ms)));
+    pairs.push(("maxDuration", millis(request.max_duration_ms)));
+    pairs.push(("limit", number(request.limit.into())));
+    pairs.push(("spss", number(request.spans_per_span_set.into())));
+    pairs
 }
 
 /// A question at work.
@@ -137,29 +163,7 @@ impl StreamingQuerier for Streaming {
         let tenants = self.api.tenancy.of_read(&headers(&request))?;
         let limits = self.api.limits_of(&tenants);
         let request = request.into_inner();
-        let mut pairs = window(request.start, request.end);
-        if request.query.is_empty() {
-            let tags = request
-                .tags
-                .iter()
-                .map(|(key, value)| format!("{key}={value:?}"))
-                .collect::<Vec<_>>()
-                .join(" ");
-            pairs.push(("tags", tags));
-        } else {
-            pairs.push(("q", request.query));
-        }
-        let millis = |millis: u32| {
-            if millis == 0 {
-                String::new()
-            } else {
-                format!("{millis}ms")
-            }
-        };
-        pairs.push(("minDuration", millis(request.min_duration_ms)));
-        pairs.push(("maxDuration", millis(request.max_duration_ms)));
-        pairs.push(("limit", number(request.limit.into())));
-        pairs.push(("spss", number(request.spans_per_span_set.into())));
+        let pairs = search_pairs(request);
         let params = params::parse_search(&Params::from_pairs(pairs), &self.api.rules(&limits))?;
         let plan = self.api.plan_search(&params)?;
         let (api, difference) = (Arc::clone(&self.api), Traces::new(ids(&limits)));

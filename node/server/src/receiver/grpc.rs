@@ -10,16 +10,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use prost::Message as _;
-use wire::inflate::Encoding;
 
 use super::rpc_status::{ExportResponse, Status};
 use super::{Form, Receiver};
 use crate::body::collect;
+use crate::framing::{self, ACCEPTED, PREFIX_BYTES};
 use crate::metrics::RequestLabels;
 use crate::refusal::{Kind, Refusal};
 
@@ -28,12 +28,7 @@ const GRPC: &str = "application/grpc";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-/// What clients may compress with; sent with every refusal of an unknown encoding.
-const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,gzip,zstd,deflate,snappy");
-/// Compressed flag and length in front of each message.
-const PREFIX_BYTES: usize = 5;
 
 /// Serves one request of the OTLP/gRPC port.
 pub async fn serve<B>(receiver: Arc<Receiver>, request: Request<B>) -> Response<Reply>
@@ -90,15 +85,10 @@ where
         ));
     }
     let tenant = receiver.tenant(headers)?;
-    let declared = headers.get(GRPC_ENCODING).map(|value| value.to_str()).transpose();
-    let declared = declared.map_err(|_| Refusal::new(Kind::UnknownEncoding, "grpc-encoding is not plain text"))?;
-    let declared = Encoding::from_header(declared)?;
+    let declared = framing::declared(headers)?;
     let mut permit = receiver.in_flight.permit();
     let mut body = collect(request.into_body(), &receiver.body_limits, &mut permit).await?;
-    let encoding = match read_prefix(&mut body)? {
-        Compression::Off => Encoding::Identity,
-        Compression::On => declared,
-    };
+    let encoding = framing::open(&mut body, declared)?;
     if body.is_empty() {
         return Ok(ExportResponse::default());
     }
@@ -115,32 +105,6 @@ fn is_call(headers: &HeaderMap) -> bool {
             || value.starts_with(b"application/grpc+proto")
             || value.starts_with(b"application/grpc;")
     })
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Compression {
-    Off,
-    On,
-}
-
-/// Takes the prefix off and checks that exactly one message follows.
-fn read_prefix(body: &mut Bytes) -> Result<Compression, Refusal> {
-    if body.len() < PREFIX_BYTES {
-        return Err(Refusal::new(Kind::Rejected, "the call has no complete message"));
-    }
-    let compression = match body.get_u8() {
-        0 => Compression::Off,
-        1 => Compression::On,
-        flag => return Err(Refusal::new(Kind::Rejected, format!("unknown compression flag {flag}"))),
-    };
-    let length = body.get_u32();
-    if body.len() as u64 != u64::from(length) {
-        return Err(Refusal::new(
-            Kind::Rejected,
-            "a unary call must have exactly one message",
-        ));
-    }
-    Ok(compression)
 }
 
 fn success(response: &ExportResponse) -> Response<Reply> {
@@ -162,7 +126,7 @@ fn success(response: &ExportResponse) -> Response<Reply> {
 }
 
 /// "Trailers only": an error is all in the head.
-fn failure(refusal: &Refusal) -> Response<Reply> {
+pub(crate) fn failure(refusal: &Refusal) -> Response<Reply> {
     let mut answer = Response::new(Reply {
         message: None,
         trailers: None,
@@ -239,23 +203,6 @@ mod tests {
     //! The parts of gRPC that are ours.
 
     use super::*;
-
-    #[test]
-    fn prefixes() {
-        for (bytes, expected) in [
-            (&b"\0\0\0\0\0"[..], Ok(Compression::Off)),
-            (b"\x01\0\0\0\x02ab", Ok(Compression::On)),
-            (b"", Err(Kind::Rejected)),
-            (b"\0\0\0\0", Err(Kind::Rejected)),
-            (b"\x02\0\0\0\0", Err(Kind::Rejected)),
-            (b"\0\0\0\0\x02a", Err(Kind::Rejected)),
-            (b"\0\0\0\0\x01ab", Err(Kind::Rejected)),
-            (b"\0\xff\xff\xff\xffab", Err(Kind::Rejected)),
-        ] {
-            let read = read_prefix(&mut Bytes::copy_from_slice(bytes)).map_err(|refusal| refusal.kind);
-            assert_eq!(read, expected, "{bytes:?}");
-        }
-    }
 
     #[test]
     fn base64_as_in_rfc_4648() {

@@ -65,6 +65,9 @@ async fn what_is_not_a_call_is_refused() {
         (&[][..], Bytes::from_static(&[7, 0, 0, 0, 0]), "3"),
         (&[][..], [framed(false, b"a"), framed(false, b"b")].concat().into(), "3"),
         (&[("grpc-encoding", "br")][..], framed(true, b"a"), "12"),
+        // Flagged as compressed, by nothing: INTERNAL, as gRPC wants it.
+        (&[][..], framed(true, b"a"), "13"),
+        (&[("grpc-encoding", "identity")][..], framed(true, b"a"), "13"),
         (&[("grpc-encoding", "gzip")][..], framed(true, b"not gzip"), "3"),
         (&[("content-type", "application/json")][..], framed(false, b"a"), "12"),
         (
@@ -87,6 +90,7 @@ async fn what_is_not_a_call_is_refused() {
     let other = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
     assert_eq!(grpc_call(door.grpc, other, &[], framed(false, b"")).await.code, "12");
     assert!(door.taken().is_empty());
+    assert_eq!(door.receiver.in_flight_bytes(), 0);
 }
 
 #[tokio::test]

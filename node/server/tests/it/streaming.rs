@@ -11,7 +11,7 @@ use server::querier::{MetricsAnswer, SearchAnswer, Stats};
 use tokio::sync::Notify;
 use wire::tempopb;
 
-use crate::door::{Door, GrpcAnswer, framed, grpc_call, open};
+use crate::door::{Door, GrpcAnswer, compressed, framed, grpc_call, open};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -195,4 +195,75 @@ async fn a_listener_that_goes_away_gives_up_its_turn() {
     while call(&door, "Search", &tempopb::SearchRequest::default()).await.code == "8" {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_not_a_call_is_refused() {
+    let door = open("").await;
+    let search = tempopb::SearchRequest {
+        query: "{ }".into(),
+        ..Default::default()
+    };
+    let search = search.encode_to_vec();
+    let call = async |method: &str, headers: &[(&str, &str)], body: bytes::Bytes| {
+        let path = format!("/tempopb.StreamingQuerier/{method}");
+        grpc_call(door.api, &path, headers, body).await
+    };
+    for method in [
+        "Search",
+        "SearchTags",
+        "SearchTagsV2",
+        "SearchTagValues",
+        "SearchTagValuesV2",
+        "MetricsQueryRange",
+        "MetricsQueryInstant",
+    ] {
+        let answer = call(method, &[], framed(false, b"garbage")).await;
+        assert_eq!(answer.code, "3", "{method} {answer:?}");
+        assert!(
+            answer.message.starts_with("not a message of this method"),
+            "{}",
+            answer.message
+        );
+    }
+    for (headers, body, code) in [
+        (&[][..], framed(true, &search), "13"),
+        (&[("grpc-encoding", "identity")][..], framed(true, &search), "13"),
+        (&[("grpc-encoding", "br")][..], framed(true, &search), "12"),
+        (&[("grpc-encoding", "gzip")][..], framed(true, b"not gzip"), "3"),
+        (&[][..], bytes::Bytes::new(), "3"),
+        (&[][..], framed(false, &vec![0; 1 << 20]), "8"),
+        (
+            &[("grpc-encoding", "gzip")][..],
+            framed(true, &compressed("gzip", &vec![0; (1 << 20) + 1])),
+            "8",
+        ),
+    ] {
+        let answer = call("Search", headers, body).await;
+        assert_eq!(answer.code, code, "{headers:?} {answer:?}");
+        assert!(!answer.message.is_empty());
+        if code == "12" {
+            assert_eq!(
+                answer.headers["grpc-accept-encoding"],
+                "identity,gzip,zstd,deflate,snappy"
+            );
+        }
+    }
+    assert_eq!(call("Nothing", &[], framed(false, b"")).await.code, "12");
+    assert!(door.script.searches.lock().is_empty());
+    for encoding in ["gzip", "zstd", "snappy", "deflate"] {
+        let body = framed(true, &compressed(encoding, &search));
+        assert_eq!(
+            call("Search", &[("grpc-encoding", encoding)], body).await.code,
+            "0",
+            "{encoding}"
+        );
+    }
+    assert_eq!(
+        call("Search", &[("grpc-encoding", "gzip")], framed(false, &search))
+            .await
+            .code,
+        "0"
+    );
+    assert_eq!(door.script.searches.lock().len(), 5);
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -126,9 +127,26 @@ pub(crate) fn count_by_trace(body: &[u8]) -> HashMap<model::TraceId, usize> {
     counts
 }
 
+/// Everything below the folder that is for its owner alone, which is everything but what is within the local object store.
+fn owner_only(folder: &Path) -> Vec<PathBuf> {
+    let mut seen = vec![folder.to_owned()];
+    let mut next = 0;
+    while next < seen.len() {
+        let path = seen[next].clone();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+        if path.is_dir() && !path.ends_with("objects") {
+            seen.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+        }
+        next += 1;
+    }
+    seen
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_acknowledged_is_found_live_flushed_and_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
     let templates = Arc::new(Templates::new(7));
     let mut expected = HashMap::new();
     for request in 0..templates.len() {
@@ -136,7 +154,7 @@ async fn what_is_acknowledged_is_found_live_flushed_and_after_a_restart() {
             *expected.entry(id).or_default() += count;
         }
     }
-    let node = start(folder.path()).await;
+    let node = start(&data).await;
     let plan = Plan {
         endpoint: node.otlp_grpc,
         protocol: Protocol::Grpc,
@@ -184,7 +202,20 @@ async fn what_is_acknowledged_is_found_live_flushed_and_after_a_restart() {
         ["listening otlp-grpc", "listening otlp-http", "listening http", "ready"]
     );
 
-    let node = start(folder.path()).await;
+    let seen = owner_only(&data);
+    for name in [
+        "wal/LOCK",
+        "node-id",
+        "cluster-id",
+        "spool",
+        "snapshots",
+        "cache",
+        "objects",
+    ] {
+        assert!(seen.iter().any(|path| path.ends_with(name)), "{name}: {seen:?}");
+    }
+
+    let node = start(&data).await;
     node.check(&expected).await;
     let found = node.json("/api/search?q=%7B+status+%3D+error+%7D&limit=5").await;
     assert_eq!(found["traces"].as_array().unwrap().len(), 5);

@@ -47,11 +47,12 @@ pub(crate) fn parse_metrics(params: &Params, shape: Shape, rules: &Rules<'_>) ->
             text(range_max.as_nanos())
         )));
     }
-    let is_instant = shape == Shape::Instant || flag(params, "instant")?.unwrap_or(false);
+    let is_instant = flag(params, "instant")?.unwrap_or(false) || shape == Shape::Instant;
+    let step = step(params)?;
     let intervals = if is_instant {
         Intervals::instant(start, end)
     } else {
-        let step = match step(params)? {
+        let step = match step {
             None | Some(0) => Intervals::auto_step_nanos(start, end),
             Some(step) => step,
         };

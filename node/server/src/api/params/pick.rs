@@ -6,20 +6,17 @@ use super::metrics::flag;
 use super::{Params, Rules, check_length, refuse};
 use crate::refusal::Refusal;
 
-/// Reads `q`, `keep_hierarchy`, `match_depth` and `ancestor_depth`; the last is only looked at where it means something.
+/// Reads `q`, `keep_hierarchy`, `match_depth` and `ancestor_depth`; each is checked also where it means nothing.
 pub(crate) fn parse_pick(params: &Params, rules: &Rules<'_>) -> Result<Option<SpanPick>, Refusal> {
+    let keeps_hierarchy = flag(params, "keep_hierarchy")?.unwrap_or(false);
+    let below = levels(params, "match_depth")?.unwrap_or(Levels::UpTo(0));
+    let above = levels(params, "ancestor_depth")?.unwrap_or(Levels::All);
+    let above = if keeps_hierarchy { above } else { Levels::UpTo(0) };
     let query = params.get("q").map(str::trim).unwrap_or_default();
     if query.is_empty() {
         return Ok(None);
     }
     check_length(query, rules)?;
-    let keeps_hierarchy = flag(params, "keep_hierarchy")?.unwrap_or(false);
-    let below = levels(params, "match_depth")?.unwrap_or(Levels::UpTo(0));
-    let above = if keeps_hierarchy {
-        levels(params, "ancestor_depth")?.unwrap_or(Levels::All)
-    } else {
-        Levels::UpTo(0)
-    };
     let query = query::parse(query).map_err(|error| refuse(format!("invalid TraceQL query: {error}")))?;
     let pick = SpanPick::new(&query, above, below).map_err(|error| refuse(error.to_string()))?;
     Ok(Some(pick))

@@ -224,7 +224,12 @@ fn wrong_tags_and_durations_are_named() {
         ),
     ] {
         assert_eq!(search(query).unwrap_err(), message, "{query}");
+        if query.contains("Duration") {
+            assert_eq!(search(&format!("q=%7B%7D&{query}")).unwrap_err(), message, "beside q");
+        }
     }
+    // As in Tempo, right durations beside a query are of no effect.
+    assert_eq!(search("q=%7B%7D&minDuration=1s&maxDuration=2s"), search("q=%7B%7D"));
 }
 
 #[test]
@@ -277,6 +282,36 @@ fn trace_parameters() {
         ("blocks", Places::Blocks),
     ] {
         assert_eq!(trace(&format!("mode={mode}")).unwrap().places, places);
+    }
+    let id = "0af76519-16cd-43dd-8448-eb211c80319c";
+    assert_eq!(
+        trace(&format!("blockStart={id}&blockEnd=0af7651916cd43dd8448eb211c80319c")),
+        trace("")
+    );
+    for name in ["blockStart", "blockEnd"] {
+        for wrong in [
+            "x",
+            "0af7",
+            "0af76519-16cd-43dd-8448-eb211c80319",
+            "0af765191-6cd-43dd-8448-eb211c80319c",
+        ] {
+            let message = format!("invalid {name}: {wrong:?} is not a UUID");
+            assert_eq!(trace(&format!("{name}={wrong}")), Err(message));
+        }
+    }
+    for (wrong, name) in [
+        ("keep_hierarchy=maybe", "keep_hierarchy"),
+        ("match_depth=-2", "match_depth"),
+        ("ancestor_depth=x", "ancestor_depth"),
+        ("q=%7B%7D&ancestor_depth=-2", "ancestor_depth"),
+    ] {
+        let params = Params::parse(Some(wrong)).unwrap();
+        let refused = with_rules(|rules| parse_pick(&params, rules)).unwrap_err();
+        assert!(
+            refused.message.starts_with(&format!("invalid {name}: ")),
+            "{wrong}: {}",
+            refused.message
+        );
     }
     assert_eq!(trace("mode=x"), Err("invalid value for mode x".into()));
     assert_eq!(

@@ -125,6 +125,17 @@ fn what_makes_no_sense_is_named() {
         assert!(message.contains(words), "{query}: {message}");
     }
     // At the limits themselves.
+    // Also where they mean nothing.
+    assert!(
+        metrics(Shape::Instant, "q=x&instant=maybe")
+            .unwrap_err()
+            .contains("invalid instant")
+    );
+    assert!(
+        metrics(Shape::Instant, "q=x&step=abc")
+            .unwrap_err()
+            .contains("invalid step")
+    );
     assert!(range("q=x&start=0&end=86400&step=60").is_ok());
     assert!(range("q=x&start=1000&end=10999&step=1").is_ok());
 }

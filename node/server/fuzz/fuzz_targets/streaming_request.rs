@@ -1,0 +1,5 @@
+//! Fuzzes `server::fuzzing::streaming_request`; the corpus is replayed by an ordinary test.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| server::fuzzing::streaming_request(bytes));
