@@ -203,15 +203,7 @@ async fn what_is_acknowledged_is_found_live_flushed_and_after_a_restart() {
     );
 
     let seen = owner_only(&data);
-    for name in [
-        "wal/LOCK",
-        "node-id",
-        "cluster-id",
-        "spool",
-        "snapshots",
-        "cache",
-        "objects",
-    ] {
+    for name in ["wal/LOCK", "node-id", "cluster-id", "spool", "snapshots", "objects"] {
         assert!(seen.iter().any(|path| path.ends_with(name)), "{name}: {seen:?}");
     }
 
