@@ -371,8 +371,14 @@ impl<W: Work> Shared<W> {
                 for some in traces.chunks(WHOLE_TRACES) {
                     budget.check()?;
                     self.start_thread();
-                    let reading = whole_traces(&self.snapshot, &self.means.blocks, some);
-                    let whole = self.runtime.block_on(reading);
+                    // Most of it is decoding: it goes on with the turn in hand, and gives it up whenever it waits.
+                    let mut reading = std::pin::pin!(whole_traces(&self.snapshot, &self.means.blocks, some));
+                    let whole = self.runtime.block_on(std::future::poll_fn(|context| {
+                        turn.take();
+                        let polled = reading.as_mut().poll(context);
+                        turn.give_back();
+                        polled
+                    }));
                     took.bytes += whole.inspected_bytes;
                     took.reads += whole.reads;
                     took.joined += some.len() as u64;

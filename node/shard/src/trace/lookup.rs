@@ -224,6 +224,8 @@ impl<'a> Lookup<'a> {
         let reading = by_group.into_iter().map(|(group, traces)| async move {
             let bytes = open.index().fences().get(group).map_or(0, |fence| fence.length);
             let rows = read_group(open, group, &traces).await?;
+            // Decoding a row group takes milliseconds; what is at hand would otherwise be decoded without a pause.
+            tokio::task::yield_now().await;
             Ok::<_, block::Error>((rows, bytes))
         });
         let mut read = std::pin::pin!(stream::iter(reading).buffered(READS_AT_ONCE));
