@@ -270,8 +270,14 @@ impl RaftLogReader<Types> for LogStore {
         Ok(*self.shared.vote.lock())
     }
 
+    /// Nothing when the first entry asked for has left the log meanwhile: what is behind it does not follow what the reader,
+    /// a replication to a member that is far behind, has sent before. Sent all the same, it would end the group there.
     async fn limited_get_log_entries(&mut self, from: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(from, end, READ_BYTES_MAX)
+        let mut entries = self.read(from, end, READ_BYTES_MAX)?;
+        if entries.first().is_some_and(|first| first.log_id.index != from) {
+            entries.clear();
+        }
+        Ok(entries)
     }
 
     /// In steps of [`READ_BYTES_MAX`]: a follower that catches up must not load a whole tail at once.

@@ -171,6 +171,18 @@ async fn truncation_and_purge_survive_a_restart_and_leave_no_hole() {
     );
 }
 
+/// Found by the simulation: a member far behind was sent what was left, as if it followed what it had.
+#[tokio::test]
+async fn who_replicates_from_an_entry_that_is_purged_gets_none_behind_it() {
+    let wal = open_wal(&SimVfs::new(1), Drive::Threads);
+    let mut store = open_store(&wal);
+    store.blocking_append(entries(1, 0..10)).await.unwrap();
+    store.purge(log_id(1, 3)).await.unwrap();
+    assert!(store.limited_get_log_entries(2, 10).await.unwrap().is_empty());
+    let from_first = store.limited_get_log_entries(4, 10).await.unwrap();
+    assert_eq!(from_first.first().map(|entry| entry.log_id.index), Some(4));
+}
+
 /// The commit position reaches the disk at leisure; it must never point behind the log.
 #[tokio::test]
 async fn a_commit_position_beyond_the_log_is_cut_to_it() {
