@@ -40,6 +40,10 @@ bench:
     cargo bench -p vivace-wire
     cargo bench -p vivace-block
 
+# whole nodes in one process, one seed one story: just sim --seed 7, just sim --seeds 0..100
+sim *ARGS:
+    cargo run --release -p vivace-sim -- {{ARGS}}
+
 # what lands has to pass this
 ci:
     bash .ci/run

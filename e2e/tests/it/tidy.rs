@@ -12,22 +12,28 @@ use serde_json::Value;
 
 /// Who may know whom, directly. A crate that is not here fails the test: decide where it stands.
 const ARROWS: &[(&str, &[&str])] = &[
+    // Planted bugs, off unless the simulation asks: everybody may have one.
+    ("vivace-plants", &[]),
     ("vivace-model", &[]),
     ("vivace-settings", &["model"]),
     ("vivace-wire", &["model"]),
     // The log never heard of spans.
-    ("vivace-wal", &[]),
+    ("vivace-wal", &["plants"]),
     // Blocks and queries are strangers: the shard introduces them.
     ("vivace-block", &["model"]),
     ("vivace-query", &["model"]),
-    ("vivace-shard", &["wal", "block", "query", "wire", "settings", "model"]),
+    (
+        "vivace-shard",
+        &["plants", "wal", "block", "query", "wire", "settings", "model"],
+    ),
     (
         "vivace-consensus",
-        &["shard", "wal", "block", "query", "wire", "settings", "model"],
+        &["plants", "shard", "wal", "block", "query", "wire", "settings", "model"],
     ),
     (
         "vivace-server",
         &[
+            "plants",
             "consensus",
             "shard",
             "wal",
@@ -41,6 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "vivace-sim",
         &[
+            "plants",
             "server",
             "consensus",
             "shard",

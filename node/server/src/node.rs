@@ -34,6 +34,7 @@ mod flusher;
 mod founding;
 mod frontend;
 mod gauges;
+pub mod ground;
 mod housekeeping;
 mod identity;
 mod lane;
@@ -78,7 +79,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wal::{RealVfs, Vfs, Wal};
+use wal::Wal;
 
 use crate::app::{Backend, Common};
 use admin::Admin;
@@ -86,6 +87,7 @@ pub use admin::AdminCommand;
 use desk::DeskRooms;
 use frontend::Frontend;
 use gauges::Gauges;
+use ground::Ground;
 use housekeeping::{Caches, Housekeeping};
 use observer::Observer;
 use owner::{Owned, OwnedStore};
@@ -132,6 +134,11 @@ impl Node {
     ///
     /// Errors: in one sentence, what could not be opened and why.
     pub async fn open(common: Common, objects: Arc<dyn ObjectStore>) -> anyhow::Result<Self> {
+        Self::open_on(Ground::machine(), common, objects).await
+    }
+
+    /// The same on other ground than this machine.
+    pub async fn open_on(ground: Ground, common: Common, objects: Arc<dyn ObjectStore>) -> anyhow::Result<Self> {
         let settings = Arc::clone(&common.settings);
         let data_dir = settings.node.data_dir.as_path();
         let (spool_dir, snapshot_dir) = (data_dir.join("spool"), data_dir.join("snapshots"));
@@ -141,8 +148,10 @@ impl Node {
         // The spool is a cache of the log.
         shard::spool::clear(&spool_dir).with_context(|| format!("cannot clear {}", spool_dir.display()))?;
         let id = identity::load_or_make(data_dir)?;
-        let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
-        let wal = disk::open_wal(&common, id, Arc::clone(&vfs), &data_dir.join("wal"))?;
+        let vfs = Arc::clone(&ground.vfs);
+        vfs.create_dir(&snapshot_dir)
+            .with_context(|| format!("cannot make the folder {}", snapshot_dir.display()))?;
+        let wal = disk::open_wal(&common, id, &ground, &data_dir.join("wal"))?;
         let prefix = crate::storage::prefix(&settings);
         if identity::cluster(data_dir)? == 0 {
             if settings.cluster.join.is_empty() {
@@ -151,7 +160,7 @@ impl Node {
                 owner::is_named(&*objects, &prefix, &settings.node.cluster).await?;
             }
         }
-        let mut peers = Peers::open(&settings, id, identity::cluster(data_dir)?).await?;
+        let mut peers = Peers::open(&settings, &ground, id, identity::cluster(data_dir)?).await?;
         let network: Arc<dyn PeerNetwork> = match &peers {
             Some(peers) => Arc::new(peers.transport.clone()),
             None => Arc::new(NoPeers),

@@ -26,6 +26,7 @@ pub mod question;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+pub mod wires;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,7 +44,6 @@ use hyper_util::rt::TokioIo;
 use model::NodeId;
 use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -52,6 +52,7 @@ use self::address::AddressBook;
 use self::codec::{Parcel, Parcels, PartLimit, Raw};
 use self::hello::{Answerer, ConnectionKind, Hello, HelloError};
 use self::tls::{PeerTls, TlsError};
+use self::wires::{Tcp, Wires};
 
 const CALL: &str = "/vivace.peer.v1.Peer/Call";
 const APPEND: &str = "/vivace.peer.v1.Peer/Append";
@@ -105,6 +106,7 @@ pub struct PeerTransport {
 struct Inner {
     identity: PeerIdentity,
     security: Security,
+    wires: Arc<dyn Wires>,
     connect_timeout: Duration,
     /// 0 until this node has joined or founded one.
     cluster: RwLock<u128>,
@@ -144,12 +146,24 @@ pub enum ConnectError {
 }
 
 impl PeerTransport {
-    /// No connection yet.
+    /// No connection yet; they will be TCP.
     pub fn new(identity: PeerIdentity, cluster: u128, security: Security, connect_timeout: Duration) -> Self {
+        Self::over(Arc::new(Tcp), identity, cluster, security, connect_timeout)
+    }
+
+    /// No connection yet.
+    pub fn over(
+        wires: Arc<dyn Wires>,
+        identity: PeerIdentity,
+        cluster: u128,
+        security: Security,
+        connect_timeout: Duration,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 identity,
                 security,
+                wires,
                 connect_timeout,
                 cluster: RwLock::new(cluster),
                 switched_on: AtomicU32::new(0),
@@ -254,15 +268,13 @@ impl PeerTransport {
             address: Arc::clone(&inner.identity.address),
         };
         let connecting = async {
-            let socket = TcpStream::connect(&**address).await;
+            let socket = inner.wires.connect(named()).await;
             let socket = socket.map_err(|source| ConnectError::Io {
                 address: named(),
                 source,
             })?;
-            // Votes and acks are small and somebody waits for each of them.
-            let _ = socket.set_nodelay(true);
             let mut stream: Box<dyn Duplex> = match &inner.security {
-                Security::Plaintext => Box::new(socket),
+                Security::Plaintext => socket,
                 Security::Tls(tls) => tls.connect(socket).await.map_err(|source| ConnectError::Tls {
                     address: named(),
                     source,

@@ -26,6 +26,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use model::{BlockId, Clock, LogIndex, SpanTable};
 use parking_lot::Mutex;
+use plants::Plant;
 use wire::frame::{Contents, Entry, SubBatch, SubBatchHeader};
 
 use crate::catalog::{GroupKey, LogRange};
@@ -127,7 +128,7 @@ impl State {
     }
 
     fn takes(&self, index: LogIndex) -> bool {
-        self.sealed.is_none_or(|sealed| index <= sealed)
+        self.sealed.is_none_or(|sealed| index <= sealed) || plants::is(Plant::TakesAfterSeal)
     }
 }
 
@@ -284,6 +285,9 @@ impl Shard {
         is_wanted: impl Fn() -> bool,
     ) -> Result<bool, E> {
         self.follow();
+        if plants::is(Plant::DedupLostOnLead) {
+            self.state.lock().dedup = Dedup::default();
+        }
         self.head.restart(watermark);
         self.state.lock().filled = self.head.dropped_to();
         while is_wanted() {
@@ -518,6 +522,9 @@ impl Shard {
             });
         }
         let mut state = self.state.lock();
+        if plants::is(Plant::DedupNotRestored) {
+            seen.clear();
+        }
         state.dedup = Dedup::from_seen(seen);
         state.repeats.clear();
         state.applied = at;

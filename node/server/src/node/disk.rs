@@ -8,30 +8,40 @@ use block::RangeReader;
 use model::NodeId;
 use settings::NodeSettings;
 use shard::disk_cache::DiskCache;
-use wal::{RealVfs, Vfs, Wal, WalOptions};
+use wal::{Drive, RealVfs, Vfs as _, Wal, WalError, WalOptions};
 
+use super::ground::Ground;
 use crate::app::Common;
 
 /// Opens the log and says what was found in it.
-pub(super) fn open_wal(common: &Common, id: NodeId, vfs: Arc<dyn Vfs>, dir: &Path) -> anyhow::Result<Wal> {
+pub(super) fn open_wal(common: &Common, id: NodeId, ground: &Ground, dir: &Path) -> anyhow::Result<Wal> {
     let settings = &common.settings.wal;
     let clock = Arc::clone(&common.clock);
+    let keeper = ground.keeper.clone();
+    // After a failed sync nobody knows what is on the disk: stop before anybody is told otherwise.
+    let on_fatal = move |error: &WalError| {
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "the log cannot be written; stopping at once"
+        );
+        match &keeper {
+            Some(keeper) => keeper.failed(error),
+            None => std::process::abort(),
+        }
+    };
     let options = WalOptions {
         segment_bytes: u32::try_from(settings.segment_bytes.bytes()).context("wal.segment_bytes is too large")?,
         quota_bytes: settings.quota_bytes.bytes(),
-        // After a failed sync nobody knows what is on the disk: stop before anybody is told otherwise.
-        on_fatal: Box::new(|error| {
-            tracing::error!(
-                error = error as &dyn std::error::Error,
-                "the log cannot be written; stopping at once"
-            );
-            std::process::abort();
-        }),
+        on_fatal: Box::new(on_fatal),
         stopwatch: Box::new(move || clock.monotonic()),
+        drive: match ground.keeper {
+            Some(_) => Drive::Manual,
+            None => Drive::Threads,
+        },
         ..WalOptions::new(id.0)
     };
-    let (wal, recovery) =
-        Wal::open(vfs, dir, options).with_context(|| format!("cannot open the log in {}", dir.display()))?;
+    let (wal, recovery) = Wal::open(Arc::clone(&ground.vfs), dir, options)
+        .with_context(|| format!("cannot open the log in {}", dir.display()))?;
     tracing::info!(
         segments = recovery.segments,
         records = recovery.records,
@@ -50,6 +60,9 @@ pub(super) fn open_wal(common: &Common, id: NodeId, vfs: Arc<dyn Vfs>, dir: &Pat
     }
     for lost in &recovery.lost_promises {
         tracing::error!(?lost, "a group may have lost what it promised to keep");
+    }
+    if let Some(keeper) = &ground.keeper {
+        keeper.keep(wal.clone());
     }
     Ok(wal)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use consensus::ring::Body;
 use consensus::{Group, Payload};
 use model::LogIndex;
+use plants::Plant;
 use shard::command::ShardCommand;
 use shard::flush::Flusher;
 use tokio::sync::Semaphore;
@@ -95,16 +96,23 @@ impl FlushRoom {
     /// uploads, by ranges without spans, or by uploads before a failure or a restart.
     async fn upload(&self, forgotten: &mut LogIndex) -> anyhow::Result<()> {
         loop {
-            let uploaded = self.flusher.flush_oldest().await?;
-            if let Some(to) = self.flusher.unforgotten() {
-                let command = ShardCommand::Flushed { to };
-                self.group.propose(Payload::control(command.encode())).await?;
+            if plants::is(Plant::PurgeBeforeCatalog) {
+                self.let_go(forgotten).await?;
             }
-            self.forget(forgotten).await?;
+            let uploaded = self.flusher.flush_oldest().await?;
+            self.let_go(forgotten).await?;
             if uploaded.is_none() {
                 return Ok(());
             }
         }
+    }
+
+    async fn let_go(&self, forgotten: &mut LogIndex) -> anyhow::Result<()> {
+        if let Some(to) = self.flusher.unforgotten() {
+            let command = ShardCommand::Flushed { to };
+            self.group.propose(Payload::control(command.encode())).await?;
+        }
+        self.forget(forgotten).await
     }
 
     async fn forget(&self, forgotten: &mut LogIndex) -> anyhow::Result<()> {

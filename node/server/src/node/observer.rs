@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use consensus::GroupStatus;
-use consensus::ring::RingView;
+use consensus::ring::{Body, NodeState, RingView};
 use model::NodeId;
 use shard::catalog::GroupKey;
 
@@ -67,6 +67,20 @@ impl Observer {
         let view = self.ring();
         let map = &view.state.map;
         map.sealed.is_empty() && map.shards.values().all(|record| record.members.len() == replicas)
+    }
+
+    /// Gives a node up for lost, as the admin command does that has made sure that it is.
+    ///
+    /// Errors: the ring did not take it, or it is not known whether it did; ask again.
+    pub async fn give_up(&self, node: NodeId) -> anyhow::Result<()> {
+        let known = self.ring().state.nodes.get(&node).cloned();
+        match known.filter(|record| record.state != NodeState::Lost) {
+            None => Ok(()),
+            Some(mut record) => {
+                record.state = NodeState::Lost;
+                self.ring.propose(Body::PutNode(record)).await.map(drop)
+            }
+        }
     }
 
     /// Members of all current generations.

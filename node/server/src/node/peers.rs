@@ -9,31 +9,39 @@ use anyhow::Context as _;
 use consensus::Groups;
 use model::NodeId;
 use settings::NodeSettings;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::FEATURE_LEVEL;
 use super::desk::NodeDesk;
+use super::ground::Ground;
 use crate::peer::accept::PeerDoor;
 use crate::peer::tls::PeerTls;
+use crate::peer::wires::Doorway;
 use crate::peer::{PeerIdentity, PeerTransport, Security};
 
 /// The way to the other nodes.
 pub(super) struct Peers {
     pub(super) transport: PeerTransport,
     pub(super) desk: Arc<NodeDesk>,
-    listener: Option<TcpListener>,
+    listener: Option<Box<dyn Doorway>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Peers {
-    pub(super) async fn open(settings: &NodeSettings, id: NodeId, cluster: u128) -> anyhow::Result<Option<Self>> {
+    pub(super) async fn open(
+        settings: &NodeSettings,
+        ground: &Ground,
+        id: NodeId,
+        cluster: u128,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(address) = settings.listen.peer else {
             return Ok(None);
         };
-        let listener = TcpListener::bind(address)
+        let listener = ground
+            .wires
+            .listen(address)
             .await
             .with_context(|| format!("listen.peer: cannot listen on {address}"))?;
         let security = match &settings.cluster.tls {
@@ -42,12 +50,12 @@ impl Peers {
         };
         let identity = PeerIdentity {
             node: id,
-            address: settings.cluster.advertised(listener.local_addr()?).into(),
+            address: settings.cluster.advertised(listener.address()?).into(),
             feature_level: FEATURE_LEVEL,
         };
         let timeout = settings.cluster.connect_timeout.duration();
         Ok(Some(Self {
-            transport: PeerTransport::new(identity, cluster, security, timeout),
+            transport: PeerTransport::over(Arc::clone(&ground.wires), identity, cluster, security, timeout),
             desk: Arc::default(),
             listener: Some(listener),
             stop: CancellationToken::new(),

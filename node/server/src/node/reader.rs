@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use model::{Clock, TenantId, TraceId};
 use parking_lot::Mutex;
+use plants::Plant;
 use query::answer::TopTraces;
 use query::budget::{Budget, Limits, SharedMemory};
 use query::metrics::MetricsPartial;
@@ -112,6 +113,10 @@ impl Reader {
             match snapshot {
                 // A shard that is led elsewhere from now on has forgotten its spans, perhaps before it was looked at.
                 Ok(mut snapshot) if readable.is_whole() => {
+                    if plants::is(Plant::LiveBeforeCatalog) {
+                        tokio::time::sleep(STALE_PAUSE).await;
+                        snapshot.view = Arc::clone(self.ring.ring_view().state.catalog.view());
+                    }
                     snapshot.missing = readable.missing;
                     return Ok(Arc::new(snapshot));
                 }

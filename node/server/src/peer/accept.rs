@@ -9,6 +9,7 @@
 //! right; a refused one is closed at once, counted, and said in the log.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,6 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +34,7 @@ use tonic::{Code, Request, Status, Streaming};
 use super::codec::{Parcel, Parcels, PartLimit, Raw};
 use super::hello::{self, ConnectionKind, Hello, HelloError};
 use super::tls::TlsError;
+use super::wires::Doorway;
 use super::{
     APPEND, APPEND_BYTES_MAX, ASK, ASK_BYTES_MAX, CALL, CONNECTION_WINDOW, CONTROL_BYTES_MAX, Duplex, FRAME_BYTES_MAX,
     PING_AFTER, PING_TIMEOUT, PeerTransport, SNAPSHOT_BYTES_MAX, STREAM_WINDOW, Security,
@@ -92,17 +93,17 @@ impl PeerDoor {
     }
 
     /// Accepts until `stop` is cancelled. Connections are tasks of `tasks`.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken, tasks: TaskTracker) {
+    pub async fn serve(self, mut listener: Box<dyn Doorway>, stop: CancellationToken, tasks: TaskTracker) {
         if let Security::Tls(tls) = &self.transport.inner.security {
             tasks.spawn(super::tls::watch(Arc::clone(tls), stop.clone()));
         }
         let slots = Arc::new(Semaphore::new(self.connections_max));
         loop {
-            let socket = tokio::select! {
+            let (socket, from) = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => match accepted {
-                    Ok((socket, _)) => socket,
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a peer's connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -116,14 +117,13 @@ impl PeerDoor {
             };
             let (this, stop) = (self.clone(), stop.clone());
             tasks.spawn(async move {
-                this.connection(socket, stop).await;
+                this.connection(socket, from, stop).await;
                 drop(slot);
             });
         }
     }
 
-    async fn connection(self, socket: TcpStream, stop: CancellationToken) {
-        let from = socket.peer_addr().ok();
+    async fn connection(self, socket: Box<dyn Duplex>, from: Option<SocketAddr>, stop: CancellationToken) {
         let limit = self.transport.inner.connect_timeout;
         let meeting = tokio::time::timeout(limit, self.meet(socket)).await;
         let (stream, caller) = match meeting.unwrap_or(Err(Turned::Late)) {
@@ -158,10 +158,9 @@ impl PeerDoor {
         let _ = tokio::time::timeout(Duration::from_secs(1), served).await;
     }
 
-    async fn meet(&self, socket: TcpStream) -> Result<(Box<dyn Duplex>, Hello), Turned> {
-        let _ = socket.set_nodelay(true);
+    async fn meet(&self, socket: Box<dyn Duplex>) -> Result<(Box<dyn Duplex>, Hello), Turned> {
         let mut stream: Box<dyn Duplex> = match &self.transport.inner.security {
-            Security::Plaintext => Box::new(socket),
+            Security::Plaintext => socket,
             Security::Tls(tls) => tls.accept(socket).await?,
         };
         let caller = hello::answer(&mut stream, self.transport.answerer()).await?;

@@ -130,7 +130,7 @@ impl TestNode {
         let groups = Groups::new(options, wal, vfs, Arc::new(transport.clone())).unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let door = PeerDoor::new(transport.clone(), groups.clone(), Arc::new(Echo));
-        tasks.spawn(door.serve(listener, stop.clone(), tasks.clone()));
+        tasks.spawn(door.serve(Box::new(listener), stop.clone(), tasks.clone()));
         Self {
             transport,
             groups,

@@ -14,7 +14,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use settings::PeerTlsSettings;
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
@@ -112,20 +111,20 @@ impl PeerTls {
         }
     }
 
-    pub(super) async fn connect(&self, socket: TcpStream) -> Result<Box<dyn Duplex>, TlsError> {
+    pub(super) async fn connect(&self, socket: Box<dyn Duplex>) -> Result<Box<dyn Duplex>, TlsError> {
         let connector = TlsConnector::from(Arc::clone(&self.loaded.load().client));
         let stream = connector.connect(self.name.clone(), socket).await;
         Ok(Box::new(stream.map_err(TlsError::Handshake)?))
     }
 
     /// Accepts somebody who need not be a peer, only be known to one of the authorities.
-    pub(crate) async fn accept_admin(&self, socket: TcpStream) -> Result<Box<dyn Duplex>, TlsError> {
+    pub(crate) async fn accept_admin(&self, socket: impl Duplex + 'static) -> Result<Box<dyn Duplex>, TlsError> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.loaded.load().admin));
         let stream = acceptor.accept(socket).await.map_err(TlsError::Handshake)?;
         Ok(Box::new(stream))
     }
 
-    pub(super) async fn accept(&self, socket: TcpStream) -> Result<Box<dyn Duplex>, TlsError> {
+    pub(super) async fn accept(&self, socket: Box<dyn Duplex>) -> Result<Box<dyn Duplex>, TlsError> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.loaded.load().server));
         let stream = acceptor.accept(socket).await.map_err(TlsError::Handshake)?;
         // The verifier checked who signed it; for a client there is no name that it would check as well.
