@@ -181,6 +181,7 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
     let mut matched: Vec<u32> = Vec::new();
     let mut all: Vec<u32> = Vec::new();
     for winner in &winners {
+        ctx.budget.check()?;
         let run = ctx.run(winner.ordinal)?;
         all.extend(run.iter());
         matched.extend(
@@ -203,12 +204,16 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
     };
     let summaries = winners
         .iter()
-        .map(|winner| summary(ctx, ctx.run(winner.ordinal)?, &starts, &durations, &is_root))
+        .map(|winner| {
+            ctx.budget.check()?;
+            summary(ctx, ctx.run(winner.ordinal)?, &starts, &durations, &is_root)
+        })
         .collect::<Result<Vec<_>>>()?;
     // First the cut, because what is cut away is not read.
     let mut shown_rows = Vec::new();
     let mut cut: Vec<Vec<Vec<u32>>> = Vec::with_capacity(winners.len());
     for winner in &winners {
+        ctx.budget.check()?;
         let run = ctx.run(winner.ordinal)?;
         let mut sets = Vec::with_capacity(winner.sets.len());
         for set in &winner.sets {
@@ -241,6 +246,7 @@ fn materialise(search: &SearchPlan, ctx: &Context<'_>, winners: Vec<Winner>) -> 
 
     let mut traces = Vec::with_capacity(winners.len());
     for ((winner, summary), sets) in winners.into_iter().zip(summaries).zip(cut) {
+        ctx.budget.check()?;
         let run = ctx.run(winner.ordinal)?;
         let mut spansets = Vec::with_capacity(sets.len());
         for (set, rows) in winner.sets.into_iter().zip(sets) {

@@ -235,6 +235,7 @@ fn code_group(ctx: &Context<'_>, group: &Group<'_>, codes: &mut [u32], coder: &m
         if let (Rows::All, Values::Dict { ids, dict }) = (view.rows, view.values)
             && codes.len() == ids.len()
         {
+            ctx.budget.check()?;
             code_dense(ids, &dict, group.meaning, codes, coder);
             continue;
         }

@@ -16,6 +16,7 @@ use super::sketch::{NanosCodes, Sketch, code};
 use super::tables::{Codes, Octaves};
 use super::weight::{ONE, Weights, mix};
 use crate::ast::Function;
+use crate::budget::Budget;
 use crate::engine::context::{Context, Ints};
 use crate::error::Result;
 use crate::source::ColumnRef;
@@ -75,6 +76,8 @@ struct Best {
 
 /// A row that is never there.
 const NO_ROW: u32 = u32::MAX;
+/// Places brought together between two looks at the budget: each may take some microseconds, and others wait meanwhile.
+const PLACES: usize = 256;
 
 const NO_BEST: Best = Best {
     hash: u64::MAX,
@@ -346,7 +349,10 @@ impl Tally {
         }
         let starts = Ints::of_some(ctx.columns_at(&ColumnRef::Start, &rows_of(&chosen))?)?;
         let mut exemplars: Vec<Option<Box<Exemplar>>> = vec![None; self.counts.len()];
-        for (place, row, value) in chosen {
+        for (i, (place, row, value)) in chosen.into_iter().enumerate() {
+            if i % PLACES == 0 {
+                ctx.budget.check()?;
+            }
             exemplars[place] = Some(Box::new(Exemplar {
                 hash: self.best[place].hash,
                 trace_id: ctx.trace_id(ctx.traces()?.ordinals[row as usize])?,
@@ -359,13 +365,16 @@ impl Tally {
     }
 
     /// Brings together what was measured at each place.
-    fn measured(&mut self) -> Vec<Option<Box<Measured>>> {
+    fn measured(&mut self, budget: &Budget) -> Result<Vec<Option<Box<Measured>>>> {
         let mut all = std::mem::take(&mut self.measured);
         if all.is_empty() {
             all.resize(self.counts.len(), None);
-            return all;
+            return Ok(all);
         }
-        for place in self.used() {
+        for (i, place) in self.used().enumerate() {
+            if i % PLACES == 0 {
+                budget.check()?;
+            }
             let measured = all[place].get_or_insert_with(|| Box::new(Measured::new()));
             let nanos = self.nanos[place];
             if nanos.max >= 0 {
@@ -389,7 +398,7 @@ impl Tally {
                 *measured.powers.entry(power).or_default() += count;
             }
         }
-        all
+        Ok(all)
     }
 
     /// Adds everything to `partial`, with the groups' keys.
@@ -406,11 +415,14 @@ impl Tally {
             buckets.get(&index)?.exemplar.as_deref()
         };
         let mut exemplars = self.exemplars(ctx, shown, &known)?;
-        let mut measured = self.measured();
+        let mut measured = self.measured(ctx.budget)?;
         let mut places: Vec<((u32, u32), usize)> = self.used().map(|place| (self.which(place), place)).collect();
         places.sort_unstable();
         let series_max = ctx.budget.limits().series_max;
-        for of_group in places.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
+        for (i, of_group) in places.chunk_by(|((a, _), _), ((b, _), _)| a == b).enumerate() {
+            if i % PLACES == 0 {
+                ctx.budget.check()?;
+            }
             let mine: BTreeMap<u32, Bucket> = of_group
                 .iter()
                 .map(|((_, index), place)| {
