@@ -19,6 +19,7 @@
 
 mod base64;
 pub mod client;
+mod google;
 pub mod image;
 pub mod kube;
 pub mod ledger;

@@ -58,7 +58,7 @@ pub enum Dialect {
     /// Amazon's, signed.
     S3,
     /// Google's XML API, which is Amazon's with other headers and generations instead of ETags; nobody is turned away.
-    /// It stands in for fake-gcs-server, which does not take plain XML PUTs.
+    /// Unlike fake-gcs-server, which does not take plain XML PUTs, it needs nobody to interpret for it.
     Gcs,
 }
 

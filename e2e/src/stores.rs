@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::base64;
 use crate::client::http_client;
+use crate::google::Interpreter;
 use crate::process::{Process, START_WITHIN, free_addr};
 use crate::s3::{ACCESS_KEY, Dialect, REGION, S3Server, SECRET_KEY, client_builder};
 use crate::skip::Unavailable;
@@ -77,6 +78,7 @@ pub struct Store {
     /// How to reach its bucket.
     pub settings: Settings,
     _process: Process,
+    _interpreter: Option<Interpreter>,
 }
 
 /// The stores that [`start`] knows.
@@ -88,11 +90,13 @@ pub enum Kind {
     Moto,
     /// Azure in memory.
     Azurite,
+    /// Google in memory, behind an interpreter for what it does not speak of the XML API.
+    FakeGcs,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Moto, Self::Azurite, Self::Minio];
+    pub const ALL: [Self; 4] = [Self::Moto, Self::Azurite, Self::FakeGcs, Self::Minio];
 
     /// The program it is.
     pub fn tool(self) -> Tool {
@@ -100,6 +104,7 @@ impl Kind {
             Self::Minio => Tool::Minio,
             Self::Moto => Tool::Moto,
             Self::Azurite => Tool::Azurite,
+            Self::FakeGcs => Tool::FakeGcs,
         }
     }
 }
@@ -114,6 +119,7 @@ pub async fn start(kind: Kind, scratch: &Path) -> Result<anyhow::Result<Store>, 
         Kind::Minio => minio(&program, scratch).await,
         Kind::Moto => moto(&program, scratch).await,
         Kind::Azurite => azurite(&program, scratch).await,
+        Kind::FakeGcs => fake_gcs(&program, scratch).await,
     };
     Ok(started.with_context(|| format!("{} did not start", kind.tool().name())))
 }
@@ -173,6 +179,7 @@ async fn s3_store(name: &'static str, addr: SocketAddr, mut process: Process) ->
         name,
         settings,
         _process: process,
+        _interpreter: None,
     })
 }
 
@@ -217,6 +224,40 @@ async fn azurite(script: &Path, scratch: &Path) -> anyhow::Result<Store> {
         name: "azurite",
         settings,
         _process: process,
+        _interpreter: None,
+    })
+}
+
+async fn fake_gcs(program: &Path, scratch: &Path) -> anyhow::Result<Store> {
+    let addr = free_addr()?;
+    let mut command = Command::new(program);
+    // The XML API answers on its public host alone.
+    command
+        .args(["-scheme", "http", "-backend", "memory", "-host", "127.0.0.1"])
+        .args(["-port", &addr.port().to_string(), "-public-host", &addr.to_string()])
+        .current_dir(scratch);
+    let mut process = Process::start("fake-gcs-server", command, scratch).await?;
+    process.accepting(addr, STORE_WITHIN).await?;
+    let created = http_client()?
+        .post(format!("http://{addr}/storage/v1/b"))
+        .header("content-type", "application/json")
+        .body(json!({"name": BUCKET}).to_string())
+        .send()
+        .await?;
+    ensure!(
+        created.status().is_success(),
+        "creating the bucket: {}",
+        created.status()
+    );
+    let interpreter = Interpreter::start(addr).await?;
+    Ok(Store {
+        name: "fake-gcs-server",
+        settings: Settings::Gcs {
+            endpoint: format!("http://{}", interpreter.addr),
+            bucket: BUCKET.to_owned(),
+        },
+        _process: process,
+        _interpreter: Some(interpreter),
     })
 }
 

@@ -7,9 +7,6 @@
 //!
 //! Only package registries are used, through their ordinary clients. A tool that one of them does not have is
 //! [`Unavailable`], not an error.
-//!
-//! Not here: fake-gcs-server. It installs and runs, but answers 400 to the plain XML PUT with which object_store writes
-//! (seen with 1.56.1), so nothing could be stored in it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -68,6 +65,8 @@ pub enum Tool {
     Readers,
     /// MinIO's server: S3 on a disk.
     Minio,
+    /// Google's storage in memory, in its JSON API and a part of the XML one.
+    FakeGcs,
     /// Kubernetes' store.
     Etcd,
     /// Kubernetes' API.
@@ -92,10 +91,11 @@ pub enum Tool {
 
 impl Tool {
     /// All of them, the quick ones first.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Readers,
         Self::Moto,
         Self::Azurite,
+        Self::FakeGcs,
         Self::Telemetrygen,
         Self::Collector,
         Self::Minio,
@@ -120,6 +120,7 @@ impl Tool {
             Self::Moto => "moto",
             Self::Readers => "parquet-readers",
             Self::Minio => "minio",
+            Self::FakeGcs => "fake-gcs-server",
             Self::Etcd => "etcd",
             Self::KubeApiserver => "kube-apiserver",
             Self::KubeControllers => "kube-controller-manager",
@@ -144,6 +145,7 @@ impl Tool {
             Self::Readers => "pyarrow-26.0.1-duckdb-2.0.0",
             // The project tags releases by date, which Go does not take for versions.
             Self::Minio => "0.0.0-20260212201848-7aac2a2c5b7c",
+            Self::FakeGcs => "1.56.1",
             Self::Etcd => "3.6.16",
             Self::KubeApiserver | Self::KubeControllers => KUBERNETES,
             Self::KubeScheduler | Self::Kubelet | Self::KubeProxy => KUBERNETES,
@@ -191,6 +193,7 @@ impl Tool {
             Self::Azurite => "node_modules/azurite/dist/src/blob/main.js",
             Self::Moto | Self::Readers => "venv/bin/python",
             Self::Minio => "bin/minio",
+            Self::FakeGcs => "bin/fake-gcs-server",
             Self::Etcd => "bin/etcd",
             Self::KubeApiserver => "bin/kube-apiserver",
             Self::KubeControllers => "bin/kube-controller-manager",
@@ -219,6 +222,7 @@ impl Tool {
                 self.version(),
             )?,
             Self::Minio => go_install(dir, "github.com/minio/minio", self.version())?,
+            Self::FakeGcs => go_install(dir, "github.com/fsouza/fake-gcs-server", self.version())?,
             Self::Helm => go_install(dir, "helm.sh/helm/v3/cmd/helm", self.version())?,
             Self::Etcd => install_etcd(dir, self.version())?,
             Self::KubeApiserver | Self::KubeControllers | Self::KubeScheduler | Self::Kubelet | Self::KubeProxy => {

@@ -5,6 +5,7 @@
 //! | `tidy` | the repository itself | nothing |
 //! | `s3` | our S3 server and its toxics | nothing |
 //! | `stores` | other people's object stores | installed tools |
+//! | `node_on_stores` | one node on each of them | the binary, tools |
 //! | `smoke`, `bad_input` | one node | the `vivace` binary |
 //! | `crash` | a node killed in mid-load, many times | the binary |
 //! | `full_disk` | a node on a disk without room | the binary, root |
@@ -30,6 +31,7 @@ mod crash;
 mod fixture;
 mod formats;
 mod full_disk;
+mod node_on_stores;
 mod operator;
 mod real_node;
 mod s3;

@@ -67,6 +67,11 @@ async fn azurite_conforms() {
     other(Kind::Azurite, true).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn fake_gcs_server_conforms() {
+    other(Kind::FakeGcs, true).await;
+}
+
 async fn other(kind: Kind, swaps: bool) {
     let name = kind.tool().name();
     let scratch = Scratch::new(&format!("stores-{name}")).unwrap();
