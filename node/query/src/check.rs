@@ -9,7 +9,7 @@ use crate::ast::{
     Aggregate, ArithOp, Body, Expr, FirstStage, Function, LogicOp, MetricsExpr, Pipeline, Query, ScalarExpr,
     ScalarFilter, SecondStage, SpansetExpr, Stage,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 use crate::field::{Field, Name, Type};
 use crate::lex::{Token, lex, position};
 use crate::limits;
@@ -36,15 +36,42 @@ pub(crate) fn check_filter(expr: &Expr) -> Result<()> {
 
 /// Compiles a regular expression the way the language means it: anchored at both ends, bounded in size.
 pub(crate) fn compile_regex(pattern: &str) -> Result<regex::Regex> {
+    let refused = |reason: String| {
+        Error::invalid(format!(
+            "invalid regular expression ({reason}): {}",
+            Static::str(pattern)
+        ))
+    };
+    // By itself first: between the anchors `a)|(b` would be two groups.
+    regex_syntax::Parser::new()
+        .parse(pattern)
+        .map_err(|error| refused(regex_fault(pattern, &error)))?;
     regex::RegexBuilder::new(&format!(r"\A(?:{pattern})\z"))
         .size_limit(limits::REGEX_BYTES_MAX)
         .dfa_size_limit(limits::REGEX_DFA_BYTES_MAX)
         .build()
-        .map_err(|error| {
-            let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            Error::invalid(format!("invalid regular expression {}: {reason}", Static::str(pattern)))
+        .map_err(|error| match error {
+            regex::Error::CompiledTooBig(bytes) => refused(format!("takes more than {bytes} bytes once compiled")),
+            // What only the anchors bring about: a comment that swallows the second one, one level of nesting too many.
+            error => refused(last_line(&error)),
         })
+}
+
+fn last_line(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    let line = text.lines().last().unwrap_or_default();
+    line.trim_start_matches("error: ").to_owned()
+}
+
+/// The reason, and where in the pattern; the crate's own text draws a picture of several lines.
+fn regex_fault(pattern: &str, error: &regex_syntax::Error) -> String {
+    let (reason, span) = match error {
+        regex_syntax::Error::Parse(error) => (error.kind().to_string(), error.span()),
+        regex_syntax::Error::Translate(error) => (error.kind().to_string(), error.span()),
+        error => return last_line(error),
+    };
+    let before = pattern.get(..span.start.offset).unwrap_or(pattern);
+    format!("{reason} at character {}", before.chars().count() + 1)
 }
 
 /// Longer parts are not looked for: they may repeat themselves.
@@ -65,8 +92,8 @@ pub(crate) fn located(text: &str, error: Error) -> Error {
         Some(position(text, tokens.get(at)?.start))
     });
     match place {
-        Some((line, col)) => Error::invalid(format!("{message} (line {line}, col {col})")),
-        None => Error::Invalid { message },
+        Some((line, col)) => Error::invalid(format!("{} (line {line}, col {col})", shortened(message))),
+        None => Error::invalid(shortened(message)),
     }
 }
 

@@ -4,6 +4,8 @@
 
 use thiserror::Error as ThisError;
 
+use crate::limits;
+
 /// What the reader of an [`Error`] does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -96,6 +98,15 @@ impl Error {
             message: message.into(),
         }
     }
+}
+
+/// Cuts what quotes too much.
+pub(crate) fn shortened(mut message: String) -> String {
+    if let Some((at, _)) = message.char_indices().nth(limits::REFUSAL_CHARS_MAX) {
+        message.truncate(at);
+        message.push('…');
+    }
+    message
 }
 
 /// Result with this crate's [`enum@Error`].

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 use crate::field::{Field, Intrinsic, Name, Spelling, scope_from_word};
 use crate::limits;
 use crate::value::{Static, parse_duration};
@@ -147,7 +147,7 @@ pub(crate) fn error_at(text: &str, offset: usize, message: impl Into<String>) ->
     Error::Parse {
         line,
         col,
-        message: message.into(),
+        message: shortened(message.into()),
     }
 }
 

@@ -12,6 +12,8 @@ pub const SPANSETS_MAX: usize = 64;
 pub const STAGES_MAX: usize = 128;
 /// Most regular expressions in one query.
 pub const REGEXES_MAX: usize = 16;
+/// Most characters of a refusal before its place: what it quotes may be the whole query.
+pub const REFUSAL_CHARS_MAX: usize = 300;
 /// Compiled program size of one regular expression: `a{1000}{1000}` is refused, honest alternations of 10 k words pass.
 pub const REGEX_BYTES_MAX: usize = 1 << 20;
 /// Lazy-DFA cache of one regular expression while it runs.

@@ -337,3 +337,20 @@ fn the_number_of_spansets_stages_and_patterns_is_bounded() {
     assert!(refused(&patterns(17)).ends_with("query has more than 16 regular expressions"));
     assert!(refused("{ .a =~ `(a{1000}){1000}` }").starts_with("invalid regular expression"));
 }
+
+#[test]
+fn refusals_quote_so_much_and_no_more() {
+    let quoting = |n: usize| refused(&format!("{{ name = 1 || .x = `{}` }}", "é".repeat(n)));
+    let wrong = "binary operations must operate on the same type: name = 1 (line 1, col 3)";
+    assert_eq!(quoting(100_000 / 2), wrong);
+    let pattern = |n: usize| refused(&format!("{{ .a =~ `({}` }}", "é".repeat(n)));
+    let head = "invalid regular expression (unclosed group at character 1): \"(";
+    let room = limits::REFUSAL_CHARS_MAX - head.len();
+    let place = " (line 1, col 9)";
+    assert_eq!(pattern(room - 1), format!("{head}{}\"{place}", "é".repeat(room - 1)));
+    assert_eq!(pattern(room), format!("{head}{}…{place}", "é".repeat(room)));
+    assert_eq!(pattern(60_000), format!("{head}{}…{place}", "é".repeat(room)));
+    let unknown = refused(&format!("{{ {} = 1 }}", "x".repeat(100_000)));
+    assert!(unknown.ends_with("xxx…") && unknown.chars().count() < 2 * limits::REFUSAL_CHARS_MAX);
+    assert!(unknown.starts_with("parse error at line 1, col 3: unknown identifier: xxx"));
+}
