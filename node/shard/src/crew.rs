@@ -237,7 +237,7 @@ impl<W: Work> Shared<W> {
         if is_left && threads.started < threads.most {
             threads.started += 1;
             let shared = Arc::clone(self);
-            threads.running.push(self.runtime.spawn_blocking(move || shared.work()));
+            threads.running.push(self.means.turns.spawn(move || shared.work()));
         }
     }
 
@@ -269,7 +269,11 @@ impl<W: Work> Shared<W> {
                 break;
             }
         }
-        if let Err(error) = self.work.hand_in(part, &budget) {
+        turn.take();
+        // Without pauses: what is handed in is brought together under a lock, for which others may be waiting.
+        let handed_in = self.work.hand_in(part, &self.means.budget);
+        turn.give_back();
+        if let Err(error) = handed_in {
             self.fail(error);
         }
     }

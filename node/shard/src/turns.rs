@@ -5,9 +5,14 @@
 //! is waiting ([`Turn::breathe`]). So a storm of queries of one tenant leaves another tenant's query half of the CPUs,
 //! however many threads the storm brings.
 //!
+//! Some work cannot pause for tens of milliseconds: a column is decoded, sums are merged. A tenant none of whose threads
+//! computes does not wait for that: it is given a turn beyond the CPUs at once, and the kernel shares them until somebody
+//! of a tenant with several turns breathes and steps back.
+//!
 //! What always holds: no turn is free while somebody waits; among those who wait, the tenant that has computed least goes
-//! next, and within a tenant who came first. A tenant that was away starts level with the least of those present: it has
-//! saved up nothing and owes nothing.
+//! next, and within a tenant who came first; at most twice as many compute as there are CPUs, and those beyond are the
+//! only ones of their tenants or were when they began. A tenant that was away starts level with the least of those
+//! present: it has saved up nothing and owes nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,6 +23,8 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use model::{Clock, TenantId};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 /// How long a thread computes before it lets others go first. Far above the cost of a handover (some 10 µs), far below
 /// what a person notices.
@@ -25,6 +32,8 @@ pub const QUANTUM: Duration = Duration::from_millis(2);
 
 /// See the module's documentation.
 pub struct Turns {
+    /// Whose blocking threads compute; those of the runtime that asks if there is none.
+    threads: Option<Handle>,
     clock: Arc<dyn Clock>,
     at_once: usize,
     state: Mutex<State>,
@@ -38,7 +47,8 @@ impl std::fmt::Debug for Turns {
 
 #[derive(Default)]
 struct State {
-    free: usize,
+    /// Threads that compute.
+    computing: usize,
     /// Those that compute or wait. Few: as many as have queries under way.
     present: HashMap<TenantId, Present>,
     /// What the tenant that was served last had had by then.
@@ -59,10 +69,22 @@ struct Waiter {
 }
 
 impl Waiter {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            thread: std::thread::current(),
+            granted: AtomicBool::new(false),
+        })
+    }
+
     fn wait(&self) {
         while !self.granted.load(Ordering::Acquire) {
             std::thread::park();
         }
+    }
+
+    fn go_on(&self) {
+        self.granted.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 
@@ -79,14 +101,32 @@ impl State {
         self.present.entry(tenant.clone()).or_default()
     }
 
-    /// The tenant that goes next.
-    fn next(&self) -> Option<&TenantId> {
-        let waiting = self.present.iter().filter(|(_, tenant)| !tenant.waiting.is_empty());
-        waiting.min_by_key(|(id, tenant)| (tenant.had, *id)).map(|(id, _)| id)
+    /// Whether a tenant with so many threads at work may have one more.
+    fn has_room_for(&self, computing: usize, at_once: usize) -> bool {
+        self.computing < at_once || (computing == 0 && self.computing < 2 * at_once)
     }
 
-    /// Somebody stops computing: the turn goes to whoever is next.
-    fn hand_over(&mut self, tenant: &TenantId, nanos: u64) {
+    /// The tenant that goes next if one more may.
+    fn next(&self, at_once: usize) -> Option<TenantId> {
+        let waiting = self.present.iter().filter(|(_, tenant)| !tenant.waiting.is_empty());
+        let may = waiting.filter(|(_, tenant)| self.has_room_for(tenant.computing, at_once));
+        may.min_by_key(|(id, tenant)| (tenant.had, *id))
+            .map(|(id, _)| id.clone())
+    }
+
+    /// Whether somebody who computes or waits has had less than `mine`, and is not served as long as `tenant` goes on.
+    fn is_owed(&self, tenant: &TenantId, mine: &Present, at_once: usize) -> bool {
+        // Stepping back from the only turn would be answered by a turn beyond the CPUs.
+        let is_crowded = self.computing > at_once && mine.computing > 1;
+        let others = self.present.iter().filter(|(id, _)| *id != tenant);
+        others
+            .into_iter()
+            .any(|(_, other)| other.had < mine.had && (is_crowded || !other.waiting.is_empty()))
+    }
+
+    /// Somebody stops computing: whoever is next begins.
+    fn hand_over(&mut self, tenant: &TenantId, nanos: u64, at_once: usize) {
+        self.computing -= 1;
         if let Some(present) = self.present.get_mut(tenant) {
             present.had = present.had.saturating_add(nanos);
             present.computing -= 1;
@@ -94,17 +134,17 @@ impl State {
                 self.present.remove(tenant);
             }
         }
-        let Some(next) = self.next().cloned() else {
-            self.free += 1;
-            return;
-        };
-        if let Some(present) = self.present.get_mut(&next)
-            && let Some(waiter) = present.waiting.pop_front()
-        {
+        while let Some(next) = self.next(at_once) {
+            let Some(present) = self.present.get_mut(&next) else {
+                break;
+            };
+            let Some(waiter) = present.waiting.pop_front() else {
+                break;
+            };
             present.computing += 1;
+            self.computing += 1;
             self.level = self.level.max(present.had);
-            waiter.granted.store(true, Ordering::Release);
-            waiter.thread.unpark();
+            waiter.go_on();
         }
     }
 }
@@ -112,15 +152,25 @@ impl State {
 impl Turns {
     /// Turns for `at_once` threads, at least one.
     pub fn new(at_once: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let state = State {
-            free: at_once.max(1),
-            ..State::default()
-        };
+        Self::on(None, at_once, clock)
+    }
+
+    /// The same for threads of a runtime of their own, which may be told to let others go first.
+    pub fn on(threads: Option<Handle>, at_once: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
+            threads,
             clock,
             at_once: at_once.max(1),
-            state: Mutex::new(state),
+            state: Mutex::default(),
         })
+    }
+
+    /// Runs on a thread that will take turns.
+    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        match &self.threads {
+            Some(threads) => threads.spawn_blocking(work),
+            None => tokio::task::spawn_blocking(work),
+        }
     }
 
     /// Threads that compute at once.
@@ -191,16 +241,13 @@ impl Turn {
         }
         let waiter = {
             let mut state = self.turns.state.lock();
-            if state.free > 0 {
-                state.free -= 1;
-                let present = state.present(&self.tenant);
-                present.computing += 1;
+            let computing = state.present(&self.tenant).computing;
+            if state.has_room_for(computing, self.turns.at_once) {
+                state.computing += 1;
+                state.present(&self.tenant).computing += 1;
                 None
             } else {
-                let waiter = Arc::new(Waiter {
-                    thread: std::thread::current(),
-                    granted: AtomicBool::new(false),
-                });
+                let waiter = Waiter::new();
                 state.present(&self.tenant).waiting.push_back(Arc::clone(&waiter));
                 Some(waiter)
             }
@@ -215,7 +262,10 @@ impl Turn {
     pub fn give_back(&self) {
         if self.is_held.swap(false, Ordering::Relaxed) {
             let nanos = self.turns.now().saturating_sub(self.since.load(Ordering::Relaxed));
-            self.turns.state.lock().hand_over(&self.tenant, nanos);
+            self.turns
+                .state
+                .lock()
+                .hand_over(&self.tenant, nanos, self.turns.at_once);
         }
     }
 
@@ -244,23 +294,19 @@ impl Turn {
             let mut state = self.turns.state.lock();
             let mine = state.present(&self.tenant);
             mine.had = mine.had.saturating_add(had);
-            let mine = mine.had;
-            let goes_first = state
-                .next()
-                .and_then(|next| state.present.get(next))
-                .map(|next| next.had);
-            if goes_first.is_none_or(|theirs| theirs >= mine) {
+            let is_owed = state
+                .present
+                .get(&self.tenant)
+                .is_some_and(|mine| state.is_owed(&self.tenant, mine, self.turns.at_once));
+            if !is_owed {
                 drop(state);
                 self.since.store(now, Ordering::Relaxed);
                 return;
             }
-            let waiter = Arc::new(Waiter {
-                thread: std::thread::current(),
-                granted: AtomicBool::new(false),
-            });
+            let waiter = Waiter::new();
             // Before the others of its tenant: it is in the middle of something.
             state.present(&self.tenant).waiting.push_front(Arc::clone(&waiter));
-            state.hand_over(&self.tenant, 0);
+            state.hand_over(&self.tenant, 0, self.turns.at_once);
             waiter
         };
         waiter.wait();
