@@ -62,6 +62,8 @@ pub struct Common {
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
     pub cpu: CpuPool,
+    /// Threads for questions, which let those that receive go first; there are none of their own in tests.
+    pub computing: Option<tokio::runtime::Handle>,
 }
 
 impl std::fmt::Debug for Common {
@@ -82,6 +84,7 @@ impl Common {
             clock,
             metrics: Metrics::new(),
             cpu: CpuPool::new(threads),
+            computing: None,
             settings: Arc::new(settings),
         }
     }

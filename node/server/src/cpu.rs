@@ -16,6 +16,24 @@ pub struct CpuPool {
     turns: Arc<Semaphore>,
 }
 
+/// How nice a thread is that computes for a question. A nice of 5 weighs a third of 0: whoever wakes to receive goes first
+/// at once, and questions still have a quarter of a CPU that somebody else wants whole.
+const NICENESS: i32 = 5;
+
+/// Threads for questions.
+pub fn computing() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("question")
+        .on_thread_start(|| {
+            #[cfg(target_os = "linux")]
+            if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+                tracing::debug!(%error, "threads for questions are as important as all others");
+            }
+        })
+        .build()
+}
+
 impl CpuPool {
     /// At most `threads` pieces of work run at once.
     pub fn new(threads: usize) -> Self {

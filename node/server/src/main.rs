@@ -46,20 +46,26 @@ fn run(command: Command) -> anyhow::Result<()> {
                 println!("settings are valid");
                 return Ok(());
             }
-            let runtime = runtime()?;
-            let outcome = runtime.block_on(standalone(settings, &args));
+            let (runtime, computing) = (runtime()?, server::cpu::computing()?);
+            let outcome = runtime.block_on(standalone(settings, &args, computing.handle().clone()));
             // Threads that still read blocks for nobody are not waited for.
+            computing.shutdown_background();
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
             outcome
         }
     }
 }
 
-async fn standalone(settings: settings::NodeSettings, args: &StandaloneArgs) -> anyhow::Result<()> {
+async fn standalone(
+    settings: settings::NodeSettings,
+    args: &StandaloneArgs,
+    computing: tokio::runtime::Handle,
+) -> anyhow::Result<()> {
     let repeats = server::telemetry::install(&settings.log)?;
     tracing::info!(version = server::VERSION, config = ?args.config, "starting");
     let stop = stop_on_signal()?;
-    let common = Common::new(settings, Arc::new(SystemClock::new()));
+    let mut common = Common::new(settings, Arc::new(SystemClock::new()));
+    common.computing = Some(computing);
     let objects = server::storage::open(&common.settings)?;
     if common.settings.storage.probe {
         let (objects, prefix) = (Arc::clone(&objects), server::storage::prefix(&common.settings));

@@ -233,7 +233,7 @@ impl Node {
         shards.reconcile().await;
         shards.wait_for_own(RECOVERY_MAX).await?;
         tasks.spawn(Arc::clone(&shards).keep(stop.clone()));
-        let turns = reader::turns(&settings, Arc::clone(&common.clock));
+        let turns = reader::turns(&common);
         let transport = peers.as_ref().map(|peers| peers.transport.clone());
         let router = Arc::new(Router::new(
             Arc::clone(&ring),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use model::{Clock, TenantId, TraceId};
+use model::{TenantId, TraceId};
 use parking_lot::Mutex;
 use plants::Plant;
 use query::answer::TopTraces;
@@ -26,6 +26,7 @@ use wire::frame::Blob;
 
 use super::ring::RingPort;
 use super::tails::Tails;
+use crate::app::Common;
 use crate::preview::{Preview, Watching};
 use crate::querier::{
     Allowance, Held, MetricsAnswer, MetricsQuestion, Places, Querier, SearchAnswer, SearchQuestion, Stats, TagsAnswer,
@@ -71,8 +72,12 @@ fn at_once(settings: &NodeSettings) -> usize {
 }
 
 /// Who computes when.
-pub(super) fn turns(settings: &NodeSettings, clock: Arc<dyn Clock>) -> Arc<Turns> {
-    Turns::new(at_once(settings), clock)
+pub(super) fn turns(common: &Common) -> Arc<Turns> {
+    Turns::on(
+        common.computing.clone(),
+        at_once(&common.settings),
+        Arc::clone(&common.clock),
+    )
 }
 
 impl Reader {
@@ -227,7 +232,7 @@ impl Reader {
         // Thousands of series make this up to seconds of work, which is done in turns with others as all of it.
         let turn = question.tenants.first().map(|tenant| self.turns.of(tenant));
         let budget = means.budget.clone();
-        let finishing = tokio::task::spawn_blocking(move || {
+        let finishing = self.turns.spawn(move || {
             let budget = match turn {
                 None => budget,
                 Some(turn) => {
@@ -269,7 +274,7 @@ impl Reader {
         }
         let bytes_max = usize::try_from(question.bytes_max).unwrap_or(usize::MAX);
         // A trace of megabytes takes milliseconds to put together.
-        let assembling = tokio::task::spawn_blocking(move || {
+        let assembling = self.turns.spawn(move || {
             let mut assembler = TraceAssembler::new(bytes_max);
             let mut is_picked = false;
             for spans in &found {
