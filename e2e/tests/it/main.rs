@@ -24,6 +24,7 @@
     reason = "a test that cannot go on says so by panicking, in its fixtures too"
 )]
 
+mod abuse;
 mod bad_input;
 mod cluster;
 mod collector;
