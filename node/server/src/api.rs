@@ -39,6 +39,7 @@ use wire::tempopb::streaming_querier_server::StreamingQuerierServer;
 use crate::cpu::CpuPool;
 use crate::framing::PREFIX_BYTES;
 use crate::metrics::{Metrics, RequestLabels};
+use crate::notice::Notices;
 use crate::querier::Querier;
 use crate::receiver::grpc;
 use crate::refusal::{Kind, Refusal};
@@ -87,6 +88,7 @@ pub struct Api {
     pub(crate) limits: Arc<ArcSwap<LimitSettings>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) notices: Arc<Notices>,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) cpu: CpuPool,
     /// For large answers: what they take must not keep spans from being received.
@@ -114,6 +116,7 @@ impl Api {
         querier: Arc<dyn Querier>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
+        notices: Arc<Notices>,
         readiness: Arc<Readiness>,
         cpu: CpuPool,
     ) -> Self {
@@ -125,6 +128,7 @@ impl Api {
             limits,
             clock,
             metrics,
+            notices,
             readiness,
             cpu,
             spelling: CpuPool::new(std::thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2))),

@@ -30,6 +30,7 @@ use crate::cpu::CpuPool;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::net::{ConnectionLimits, Listener, Protocol, serve};
+use crate::notice::Notices;
 use crate::querier::Querier;
 use crate::receiver::Receiver;
 use crate::telemetry::RepeatGuard;
@@ -61,6 +62,7 @@ pub struct Common {
     pub tenancy: Arc<Tenancy>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    pub notices: Arc<Notices>,
     pub cpu: CpuPool,
     /// Threads for questions, which let those that receive go first; there are none of their own in tests.
     pub computing: Option<tokio::runtime::Handle>,
@@ -83,6 +85,7 @@ impl Common {
             tenancy: Arc::new(Tenancy::new(&settings)),
             clock,
             metrics: Metrics::new(),
+            notices: Arc::default(),
             cpu: CpuPool::new(threads),
             computing: None,
             settings: Arc::new(settings),
@@ -184,6 +187,7 @@ impl App {
             querier,
             Arc::clone(&common.clock),
             Arc::clone(&common.metrics),
+            Arc::clone(&common.notices),
             Arc::clone(&readiness),
             common.cpu.clone(),
         ));

@@ -199,6 +199,7 @@ static API: LazyLock<Api> = LazyLock::new(|| {
         Arc::new(Nobody),
         Arc::new(ManualClock::at(NOW)),
         Metrics::new(),
+        Arc::default(),
         Arc::new(Readiness::default()),
         CpuPool::new(1),
     )

@@ -26,6 +26,7 @@ pub mod load;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod notice;
 pub mod peer;
 pub mod preview;
 pub mod purge;

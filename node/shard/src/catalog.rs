@@ -15,6 +15,9 @@
 //!   replaced without a block being any more or less visible, and leave with the tenant's last block.
 //! - **Names do not wait.** A flush whose object was named more than [`NAME_AGE_MAX_NANOS`] ago is refused. The collector
 //!   of orphans deletes objects of twice that age that are not in the catalog, so it can never race a slow upload.
+//! - **Announced before uploaded.** Whoever uploads an object has announced it here first, after its content was complete.
+//!   So an object in the bucket that was never announced was not uploaded under this catalog, but perhaps under a newer copy
+//!   of it, and the collector leaves it alone ([`crate::collect`]).
 //!
 //! Not here: generations and their seals (the ring, which calls [`Catalog::open_group`] and [`Catalog::retire_group`]),
 //! what is in a block (`block`), which blocks to merge or to delete (compaction, retention).
@@ -48,6 +51,9 @@ pub const BLOCKS_MAX: usize = 1_000_000;
 /// Most trace-id indexes of one tenant: each costs a lookup one small read. Sizes double from one to the next, so twenty are
 /// many.
 pub const TRACE_INDEXES_MAX: usize = 64;
+/// Most announced objects that were not named. Flushes that succeed leave none, so these are failed uploads of a day; beyond
+/// it the oldest is forgotten, and its object, if there is one, is unknown: nothing is deleted until somebody has looked.
+pub const ANNOUNCED_MAX: usize = 10_000;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
@@ -125,6 +131,8 @@ impl Catalog {
             Command::Replace { old, objects, records } => self.replace(&old, objects, records, now),
             Command::Delete { ids, reason: _ } => Ok(self.delete(&ids, now)),
             Command::PutTraceIndex { tenant, old, new } => self.put_trace_index(&tenant, &old, new, now),
+            Command::Announce { object } => self.announce(object, now),
+            Command::Withdraw { objects } => Ok(self.withdraw(&objects)),
             Command::ForgetObject { object } => self.forget(object, now),
         }
     }
@@ -261,6 +269,31 @@ impl Catalog {
         Ok(Change::default())
     }
 
+    fn announce(&mut self, object: ObjectId, now: RingTime) -> Result<Change, Refusal> {
+        check_name_age(object, now)?;
+        if self.view.knows_object(object) {
+            return Err(Refusal::DuplicateObject { object });
+        }
+        if !self.view.is_announced(object) {
+            let view = self.edit();
+            view.announced.insert(object);
+            if view.announced.len() > ANNOUNCED_MAX {
+                view.announced.pop_first();
+            }
+        }
+        Ok(Change::default())
+    }
+
+    fn withdraw(&mut self, objects: &[ObjectId]) -> Change {
+        if objects.iter().any(|object| self.view.is_announced(*object)) {
+            let view = self.edit();
+            for object in objects {
+                view.announced.remove(object);
+            }
+        }
+        Change::default()
+    }
+
     fn forget(&mut self, object: ObjectId, now: RingTime) -> Result<Change, Refusal> {
         let pending = self.view.pending.get(&object).ok_or(Refusal::NotPending { object })?;
         if now.unix_nanos < pending.not_before_unix_nanos {
@@ -351,6 +384,7 @@ fn insert(
 ) -> usize {
     let added = records.len();
     for object in objects {
+        view.announced.remove(&object.id);
         view.objects.insert(
             object.id,
             view::LiveObject {

@@ -1,13 +1,23 @@
 //! Collects orphans: objects of ours that the catalog does not know, left by uploads whose block was never named.
 //!
 //! ```text
-//! list all of l0/, blocks/, traces/ ─► old names of ours ─► the ring agrees once more ─► newest view ─► delete the unknown
+//! list all of l0/, blocks/, traces/ ─► names of ours ─► the ring agrees once more ─► newest view ─► delete what is announced,
+//!                                                                                                old, and not named
 //! ```
 //! What always holds:
-//! - Only what the newest catalog does not know is deleted. The catalog is taken after the listing, behind a round trip
+//! - Only what the newest catalog does not name is deleted. The catalog is taken after the listing, behind a round trip
 //!   through the ring, so neither a stale page of the listing nor a stale view can delete an object that is named.
 //! - Only old names are deleted: the catalog refuses names older than [`NAME_AGE_MAX_NANOS`], so nobody can name an object
 //!   any more that is collected. Settings cannot make the wait shorter than that plus [`NAME_MARGIN_NANOS`].
+//! - **Only what was announced is deleted.** A data directory may have been restored from an older copy; then the bucket
+//!   holds blocks with acknowledged spans that its catalog has never heard of, and nothing else does. Every object is
+//!   announced in the catalog after its content was complete and before it is uploaded ([`Command::Announce`]). So what such
+//!   a copy does not know, it never announced. What it announced and the newer copy named afterwards holds nothing that the
+//!   older copy lacks: a flushed range is still in its log above its watermark, a merged block's inputs are still named by it.
+//! - Nothing is deleted while an object is lost, named and not there: the newer copy may have deleted the inputs of a merge
+//!   whose result this one announced.
+//! - While there are unknown objects, nothing at all is deleted from the store, whoever wants it ([`Brake::OlderCopy`]): the
+//!   newest copy of the data directory may still be found, and shall find everything in its place.
 //! - A run deletes at most `drops_per_run_max` objects; the rest waits for the next run.
 //! - The [`Brakes`] hold here too. An error of any kind, a refused listing above all, deletes nothing that was not
 //!   deleted before it.
@@ -17,12 +27,13 @@
 //! seen through [`object_store`]; a failed upload aborts them itself, and for those of crashed nodes the bucket should
 //! have a lifecycle rule that aborts incomplete multipart uploads after a day.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
 use settings::RetentionSettings;
 
-use crate::catalog::{Command, DeleteReason, NAME_AGE_MAX_NANOS, ObjectId, RingTime};
+use crate::catalog::{CatalogView, Command, DeleteReason, NAME_AGE_MAX_NANOS, ObjectId, RingTime};
 use crate::error::Result;
 use crate::housekeeping::{HousekeepingMetrics, count, show};
 use crate::port::CatalogPort;
@@ -34,10 +45,12 @@ use crate::store::Store;
 pub const NAME_MARGIN_NANOS: u64 = 3_600 * 1_000_000_000;
 /// Where our objects are.
 const FOLDERS: [&str; 3] = ["l0", "blocks", "traces"];
+/// Unknown objects that are looked at twice. If there are more, no upload that came in between is the reason.
+const UNKNOWN_MAX: usize = 1_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
-/// What a run did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What a run found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CollectorRun {
     /// Objects looked at.
     pub objects: u64,
@@ -45,7 +58,13 @@ pub struct CollectorRun {
     pub orphans_deleted: u64,
     /// Objects that are not ours.
     pub foreign: u64,
-    /// Why nothing was deleted.
+    /// Objects in our form that this catalog neither named nor announced.
+    pub unknown: u64,
+    /// The key of one of them.
+    pub an_unknown: Option<Arc<str>>,
+    /// Objects that the catalog names and that are not there.
+    pub lost: u64,
+    /// Why nothing was deleted, or not everything.
     pub held: Option<Brake>,
 }
 
@@ -73,7 +92,7 @@ impl std::fmt::Debug for Collector {
 }
 
 impl Collector {
-    /// Lists everything below the prefix and deletes what is an orphan for certain.
+    /// Lists everything below the prefix, tells the [`Brakes`] what was found, and deletes what is an orphan for certain.
     ///
     /// Errors: the store's or the ring's; what was deleted before stays deleted, the next run goes on.
     /// Cancel: the same.
@@ -87,61 +106,91 @@ impl Collector {
     }
 
     async fn run_counted(&self) -> Result<CollectorRun> {
-        let mut run = CollectorRun::default();
         let now = self.catalog.now();
-        if let Err(brake) = self.brakes.check(now) {
-            run.held = Some(brake);
-            return Ok(run);
+        let before = self.catalog.view();
+        let listed = self.list(now, &before).await?;
+        if !listed.is_as_named() {
+            // Changes nothing, but once it is agreed on, the view shows everything that was agreed on before.
+            let nothing = Command::Delete {
+                ids: Vec::new(),
+                reason: DeleteReason::Operator,
+            };
+            self.catalog.change(nothing).await?;
         }
-        let old = self.list_old(now, &mut run).await?;
-        show(&self.metrics.foreign_objects, run.foreign);
-        if old.is_empty() {
-            return Ok(run);
-        }
-        // Changes nothing, but once it is agreed on, the view shows everything that was agreed on before.
-        let nothing = Command::Delete {
-            ids: Vec::new(),
-            reason: DeleteReason::Operator,
-        };
-        self.catalog.change(nothing).await?;
         let view = self.catalog.view();
-        for (key, object) in old {
-            if view.knows_object(object) {
+        let mut run = listed.judge(&view);
+        show(&self.metrics.foreign_objects, run.foreign);
+        show(&self.metrics.unknown_objects, run.unknown);
+        show(&self.metrics.lost_objects, run.lost);
+        self.brakes.surveyed(run.unknown);
+        let may_delete = || {
+            // A clock may jump while a long run goes on.
+            self.brakes.check_store(self.catalog.now())?;
+            match run.lost {
+                0 => Ok(()),
+                lost => Err(Brake::Lost { lost }),
+            }
+        };
+        for (key, object) in listed.old {
+            if !view.is_announced(object) {
                 continue;
             }
-            // A clock may jump while a long run goes on.
-            if let Err(brake) = self.brakes.check(self.catalog.now()) {
+            if let Err(brake) = may_delete() {
                 run.held = Some(brake);
-                break;
+                return Ok(run);
             }
             self.store.delete(&key).await?;
             tracing::info!(%key, "deleted an object that no block is in");
             run.orphans_deleted += 1;
             count(&self.metrics.orphans_deleted, 1);
+            let objects = vec![object];
+            self.catalog.change(Command::Withdraw { objects }).await?;
+        }
+        run.held = may_delete().err();
+        let gone: Vec<_> = listed
+            .not_there
+            .into_iter()
+            .filter(|object| view.is_announced(*object))
+            .collect();
+        if run.held.is_none() && !gone.is_empty() {
+            self.catalog.change(Command::Withdraw { objects: gone }).await?;
         }
         Ok(run)
     }
 
-    /// Some objects of ours that are old enough and that the catalog did not know before they were listed.
-    async fn list_old(&self, now: RingTime, run: &mut CollectorRun) -> Result<Vec<(String, ObjectId)>> {
-        let view = self.catalog.view();
-        let mut old = Vec::new();
+    /// Looks at every object and compares it with what the catalog said before.
+    async fn list(&self, now: RingTime, before: &CatalogView) -> Result<Listed> {
+        let mut listed = Listed {
+            lost: before.objects().map(|object| object.id).collect(),
+            not_there: before.announced().filter(|object| self.is_old(*object, now)).collect(),
+            ..Listed::default()
+        };
         for folder in FOLDERS {
-            let mut listed = self.store.list(folder);
-            while let Some((key, _)) = listed.try_next().await? {
-                run.objects += 1;
-                match object_of(&key) {
-                    None => run.foreign += 1,
-                    Some(object) => {
-                        let is_orphan = self.is_old(object, now) && !view.knows_object(object);
-                        if is_orphan && old.len() < self.settings.drops_per_run_max as usize {
-                            old.push((key, object));
-                        }
-                    }
+            let mut objects = self.store.list(folder);
+            while let Some((key, _)) = objects.try_next().await? {
+                listed.objects += 1;
+                let Some(object) = object_of(&key) else {
+                    listed.foreign += 1;
+                    continue;
+                };
+                listed.lost.remove(&object);
+                listed.not_there.remove(&object);
+                if before.knows_object(object) {
+                    continue;
+                }
+                let (some, max) = match before.is_announced(object) {
+                    true if self.is_old(object, now) => (&mut listed.old, self.settings.drops_per_run_max as usize),
+                    true => continue,
+                    false => (&mut listed.unknown, UNKNOWN_MAX),
+                };
+                if some.len() < max {
+                    some.push((key, object));
+                } else if !before.is_announced(object) {
+                    listed.more_unknown += 1;
                 }
             }
         }
-        Ok(old)
+        Ok(listed)
     }
 
     fn is_old(&self, object: ObjectId, now: RingTime) -> bool {
@@ -149,6 +198,50 @@ impl Collector {
         let age_min = wanted.max(NAME_AGE_MAX_NANOS + NAME_MARGIN_NANOS);
         let named_unix_nanos = object.0.unix_millis().saturating_mul(NANOS_PER_MILLI);
         now.unix_nanos.saturating_sub(named_unix_nanos) > age_min
+    }
+}
+
+/// What a listing found, as compared with the catalog before it.
+#[derive(Debug, Default)]
+struct Listed {
+    objects: u64,
+    foreign: u64,
+    /// Announced long ago and not named.
+    old: Vec<(String, ObjectId)>,
+    /// In our form, neither announced nor named.
+    unknown: Vec<(String, ObjectId)>,
+    /// More of those.
+    more_unknown: u64,
+    /// Named and not found.
+    lost: HashSet<ObjectId>,
+    /// Announced long ago and not found.
+    not_there: BTreeSet<ObjectId>,
+}
+
+impl Listed {
+    /// Whether there is nothing that a newer view could say anything about.
+    fn is_as_named(&self) -> bool {
+        self.old.is_empty() && self.unknown.is_empty() && self.lost.is_empty() && self.not_there.is_empty()
+    }
+
+    /// What is still so by a catalog that is newer than the listing: what was announced or dropped meanwhile is neither
+    /// unknown nor lost.
+    fn judge(&self, view: &CatalogView) -> CollectorRun {
+        let is_unknown = |object: ObjectId| !view.knows_object(object) && !view.is_announced(object);
+        let mut unknown = self.unknown.iter().filter(|(_, object)| is_unknown(*object));
+        let an_unknown = unknown.next();
+        CollectorRun {
+            objects: self.objects,
+            foreign: self.foreign,
+            unknown: an_unknown.iter().count() as u64 + unknown.count() as u64 + self.more_unknown,
+            an_unknown: an_unknown.map(|(key, _)| Arc::from(key.as_str())),
+            lost: self
+                .lost
+                .iter()
+                .filter(|object| view.object(**object).is_some())
+                .count() as u64,
+            ..CollectorRun::default()
+        }
     }
 }
 
@@ -185,5 +278,7 @@ fn is_flushed_name(name: &str, object: ObjectId) -> bool {
     }
 }
 
+#[cfg(test)]
+mod older_copy;
 #[cfg(test)]
 mod tests;

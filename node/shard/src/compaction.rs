@@ -3,7 +3,7 @@
 //! [`choose`] says what to merge: pure, from the catalog alone. [`Compactor`] does it:
 //!
 //! ```text
-//! claim ─► open inputs ─► merge into a scratch file ─► upload ─► split traces ─► Replace{inputs, result}
+//! claim ─► open inputs ─► merge into a scratch file ─► Announce, upload ─► split traces ─► Replace{inputs, result}
 //! ```
 //!
 //! What always holds:

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! 1 cut, build        owner::Shard::build_cut      a crash leaves nothing
-//! 2 upload, verify    Flusher::flush_oldest        a crash leaves an object nobody names: collected later
-//! 3 AddBlock          the ring                     agreed or not; a lost reply is looked up in the catalog
-//! 4 forget            the tail, then the log       only space
+//! 2 Announce          the ring                     a crash leaves an announcement: withdrawn later
+//! 3 upload, verify    Flusher::flush_oldest        a crash leaves an object nobody names: collected later
+//! 4 AddBlock          the ring                     agreed or not; a lost reply is looked up in the catalog
+//! 5 forget            the tail, then the log       only space
 //! ```
 //! One flush of a shard at a time, oldest first: the catalog takes ranges only in order.
 
@@ -14,7 +15,7 @@ use model::LogIndex;
 use plants::Plant;
 
 use crate::blocks::Blocks;
-use crate::catalog::{BlockRecord, ByteRange, Command, LogRange, ObjectRecord};
+use crate::catalog::{BlockRecord, ByteRange, Command, LogRange, ObjectId, ObjectRecord, Refusal};
 use crate::error::{Error, Result};
 use crate::owner::{CutOutcome, Shard};
 use crate::port::CatalogPort;
@@ -88,11 +89,12 @@ impl Flusher {
             self.shard.covered_to(watermark);
             return Ok(Some(watermark));
         }
-        let key = Store::flushed_key(range, block.object());
+        let id = self.announce(&block).await?;
+        let key = Store::flushed_key(range, id);
         let bytes = block.summary().bytes;
         let etag = self.store.upload_file(&key, block.path(), bytes).await?;
         let object = ObjectRecord {
-            id: block.object(),
+            id,
             path: Arc::from(key),
             bytes,
             // The footer follows the last index section to the end of the object.
@@ -100,7 +102,7 @@ impl Flusher {
             checksum: block.checksum(),
             etag,
         };
-        let records = self.records(&block).await?;
+        let records = self.records(&block, id).await?;
         self.add(range, Some(object), records).await?;
         Ok(Some(range.to))
     }
@@ -116,7 +118,21 @@ impl Flusher {
         self.add(LogRange { group, from, to }, None, Vec::new()).await
     }
 
-    async fn records(&self, block: &SpooledBlock) -> Result<Vec<BlockRecord>> {
+    /// Says under which name the block is going to be uploaded. One that waited for half a day needs another: the catalog
+    /// would not take it under the one it has.
+    async fn announce(&self, block: &SpooledBlock) -> Result<ObjectId> {
+        let object = block.object();
+        match self.catalog.change(Command::Announce { object }).await {
+            Err(Error::Refused(Refusal::NameTooOld { .. })) => {}
+            announced => return announced.map(|_| object),
+        }
+        let object = ObjectId((self.new_block_id)());
+        self.catalog.change(Command::Announce { object }).await?;
+        block.rename(object);
+        Ok(object)
+    }
+
+    async fn records(&self, block: &SpooledBlock, object: ObjectId) -> Result<Vec<BlockRecord>> {
         let view = self.catalog.view();
         let mut records = Vec::new();
         for (position, section) in block.summary().sections.iter().enumerate() {
@@ -130,7 +146,7 @@ impl Flusher {
             records.push(BlockRecord {
                 id: (self.new_block_id)(),
                 tenant: section.tenant.clone(),
-                object: block.object(),
+                object,
                 row_groups: section.row_groups.clone(),
                 bloom: byte_range(&section.bloom),
                 index: byte_range(&section.index),

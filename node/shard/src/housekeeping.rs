@@ -38,6 +38,10 @@ pub struct HousekeepingMetrics {
     pub orphans_deleted: AtomicU64,
     /// State: objects below our prefix that are not ours. They are never touched.
     pub foreign_objects: AtomicU64,
+    /// State: objects in our form that the catalog neither named nor announced. While there are any, nothing is deleted.
+    pub unknown_objects: AtomicU64,
+    /// State: objects that the catalog names and that are not in the store.
+    pub lost_objects: AtomicU64,
     /// Runs of retention, collection or indexing that stopped at an error.
     pub runs_failed: AtomicU64,
     /// Merged trace-id indexes that the catalog took.

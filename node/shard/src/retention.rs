@@ -4,7 +4,8 @@
 //!
 //! What always holds:
 //! - A block goes only when its latest span is older than its tenant's retention. Nothing that ends in the future goes.
-//! - While a brake is on, nothing is deleted, neither blocks nor objects: a wrong clock makes everything look old.
+//! - While a brake is on, nothing is deleted, neither blocks nor objects: a wrong clock makes everything look old. A brake
+//!   that concerns the store alone keeps objects only ([`Brakes::check_store`]).
 //! - A run drops a bounded number of blocks, the oldest first, so that a wrong setting is noticed before much is gone.
 //! - An object is deleted from the store only after the catalog has listed it for deletion and the longest query has
 //!   ended since. A crash between deleting and [`Command::ForgetObject`] repeats the deletion, which does no harm.
@@ -108,7 +109,10 @@ impl Retention {
             }
         }
         show(&self.metrics.expired_blocks_left, run.blocks_left as u64);
-        run.objects_deleted = self.delete_objects(now, drops_max).await?;
+        match self.brakes.check_store(now) {
+            Ok(()) => run.objects_deleted = self.delete_objects(now, drops_max).await?,
+            Err(brake) => run.held = Some(brake),
+        }
         Ok(run)
     }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use block::{BlockStats, BlockSummary, BlockWriter, Schema};
 use model::{BlockId, TenantId, TraceId};
+use parking_lot::Mutex;
 use twox_hash::XxHash3_64;
 
 use crate::catalog::{LogRange, ObjectId};
@@ -28,7 +29,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct SpooledBlock {
     range: LogRange,
-    object: ObjectId,
+    object: Mutex<ObjectId>,
     path: PathBuf,
     summary: BlockSummary,
     checksum: u64,
@@ -44,7 +45,12 @@ impl SpooledBlock {
 
     /// Under which id it will be uploaded.
     pub fn object(&self) -> ObjectId {
-        self.object
+        *self.object.lock()
+    }
+
+    /// Has it uploaded under another id: the catalog takes no name that is half a day old.
+    pub(crate) fn rename(&self, object: ObjectId) {
+        *self.object.lock() = object;
     }
 
     /// The file.
@@ -117,7 +123,7 @@ pub fn build(dir: &Path, group: crate::catalog::GroupKey, cut: &Cut, object: Blo
     build_file(&path, cut)
         .map(|(summary, checksum, traces)| SpooledBlock {
             range,
-            object: ObjectId(object),
+            object: Mutex::new(ObjectId(object)),
             path: path.clone(),
             summary,
             checksum,

@@ -7,7 +7,7 @@
 //! [`choose`] says what to index: pure. [`Indexer`] does it:
 //!
 //! ```text
-//! coverage (directories) ─► choose ─► trace ids of the blocks ─► index ─► upload ─► PutTraceIndex{old, new}
+//! coverage (directories) ─► choose ─► trace ids of the blocks ─► index ─► Announce, upload ─► PutTraceIndex{old, new}
 //! ```
 //!
 //! What always holds:
@@ -263,6 +263,7 @@ impl Indexer {
         let written = tokio::task::spawn_blocking(move || writer.finish());
         let (body, directory) = written.await.expect("writing an index does not panic")?;
         let id = ObjectId((self.new_block_id)());
+        self.catalog.change(Command::Announce { object: id }).await?;
         let key = Store::trace_index_key(tenant, id.0);
         let bytes = body.len() as u64;
         let checksum = XxHash3_64::oneshot(&body);

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use model::NodeId;
-use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use shard::store::Store;
 use wal::sim_vfs::Crash;
 
 use crate::bucket::Bucket;
@@ -363,7 +364,7 @@ impl Run {
         self.until("questions are answered", SETTLE_MILLIS, |run| run.clients.is_quiet())
     }
 
-    /// The catalog names only what is there (I8).
+    /// The catalog names only what is there, and has heard of all that is there (I8).
     fn check_objects(&self) -> anyhow::Result<()> {
         let Some(observer) = self.machines.iter().find_map(Machine::observer) else {
             return Ok(());
@@ -381,6 +382,24 @@ impl Run {
             match found {
                 Ok(found) if found.size == object.bytes => {}
                 found => self.world.broken(format!("I8 the catalog names {path}, but {found:?}")),
+            }
+        }
+        // Nothing was uploaded that the catalog had not heard of, or nobody would ever delete it.
+        let listed: Vec<_> = self
+            .bucket
+            .objects()
+            .list(None)
+            .collect()
+            .now_or_never()
+            .context("memory does not wait")?;
+        for found in listed {
+            let key = found?.location;
+            let Some(object) = Store::object_of_key(key.as_ref()) else {
+                continue;
+            };
+            let catalog = view.state.catalog.view();
+            if !catalog.knows_object(object) && !catalog.is_announced(object) {
+                self.world.broken(format!("I8 {key} was uploaded and never announced"));
             }
         }
         Ok(())

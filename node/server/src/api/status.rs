@@ -57,9 +57,10 @@ pub(super) fn overview(api: &Api) -> Spelled {
     let cluster = &api.settings.node.cluster;
     let state = if api.readiness.is_ready() { "ready" } else { "not ready" };
     text(&format!(
-        "vivace {} ({})\ncluster {cluster}\n{state}\n\n{}",
+        "vivace {} ({})\ncluster {cluster}\n{state}\n{}\n{}",
         crate::VERSION,
         crate::REVISION,
+        api.notices.lines(),
         Route::patterns()
             .into_iter()
             .filter(|pattern| pattern.starts_with("/status/"))

@@ -137,6 +137,16 @@ impl Collector for Gauges {
                 "Objects below our prefix that are not ours",
                 load(&house.foreign_objects),
             ),
+            (
+                "unknown_objects",
+                "Objects of ours that the catalog has never heard of; while there are any, nothing is deleted from the store",
+                load(&house.unknown_objects),
+            ),
+            (
+                "lost_objects",
+                "Objects that the catalog names and that are not in the store",
+                load(&house.lost_objects),
+            ),
         ];
         for (name, help, value) in states {
             gauge(&mut encoder, name, help, value)?;

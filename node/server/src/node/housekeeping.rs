@@ -6,7 +6,7 @@
 //! | trace-id indexes | at the start, then `compaction.interval` | stop token |
 //! | retention | `retention.interval` | stop token |
 //! | caches: what they hold of deleted objects, on every node | `retention.interval` | stop token |
-//! | orphans | [`COLLECT_EVERY`] beats of retention | stop token |
+//! | orphans, and whether the store holds what the catalog says | the first beat of retention that is ours, then [`COLLECT_EVERY`] | stop token |
 //!
 //! But for its own caches, only the node that leads the ring does any of it: two would do the same work, and one of them in vain, since the catalog
 //! takes a replacement once.
@@ -21,7 +21,7 @@ use std::time::Duration;
 use model::BlockId;
 use shard::blocks::Blocks;
 use shard::catalog::CatalogView;
-use shard::collect::Collector;
+use shard::collect::{Collector, CollectorRun};
 use shard::column_cache::ColumnCache;
 use shard::compaction::{Compactor, CompactorOptions, Outcome};
 use shard::disk_cache::DiskCache;
@@ -39,6 +39,8 @@ use crate::app::Common;
 
 /// Listing the bucket costs a request per thousand objects, so it is done more rarely than looking into the catalog.
 const COLLECT_EVERY: u32 = 6;
+
+const STORE_NOTICE: &str = "object store";
 
 /// What the caretakers share.
 pub(super) struct Housekeeping {
@@ -217,19 +219,47 @@ async fn index(indexer: Indexer, beat: Duration, is_ours: IsOurs, stop: Cancella
 
 async fn forget(common: Common, retention: Retention, collector: Collector, is_ours: IsOurs, stop: CancellationToken) {
     let beat = common.settings.retention.interval.duration();
-    for round in 1_u32.. {
+    // Beats until the store is looked through. Before anything is deleted from it, too.
+    let mut until_survey = 0;
+    loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(beat) => {}
         }
         if !is_ours() {
+            until_survey = 0;
+            retention.brakes.forget_survey();
+            common.notices.set(STORE_NOTICE, None);
             continue;
         }
+        if until_survey == 0 {
+            until_survey = COLLECT_EVERY;
+            match collector.run().await {
+                Ok(run) => {
+                    if run.orphans_deleted > 0 {
+                        tracing::info!(orphans = run.orphans_deleted, "collected objects that nobody names");
+                    }
+                    let advice = advice(&run);
+                    if let Some(advice) = &advice {
+                        tracing::error!("{advice}");
+                    }
+                    common.notices.set(STORE_NOTICE, advice);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "collecting stopped at an error"
+                    );
+                    until_survey = 1;
+                }
+            }
+        }
+        until_survey -= 1;
         let limits = common.limits.load_full();
         let retention_of = move |tenant: &model::TenantId| limits.of(tenant.as_str()).retention.duration();
         match retention.run(&retention_of).await {
             Ok(run) if run.held.is_some() => {
-                tracing::warn!(brake = ?run.held, "nothing is deleted by age until the clocks agree again");
+                tracing::warn!(brake = ?run.held, "less is deleted than should be, until this brake goes off");
             }
             Ok(run) if run.blocks_expired + run.objects_deleted > 0 => tracing::info!(
                 blocks = run.blocks_expired,
@@ -243,17 +273,26 @@ async fn forget(common: Common, retention: Retention, collector: Collector, is_o
                 "retention stopped at an error"
             ),
         }
-        if round.is_multiple_of(COLLECT_EVERY) {
-            match collector.run().await {
-                Ok(run) if run.orphans_deleted > 0 => {
-                    tracing::info!(orphans = run.orphans_deleted, "collected objects that nobody names");
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "collecting stopped at an error"
-                ),
-            }
-        }
     }
+}
+
+/// What an operator should do about the store; `None` when it holds what the catalog says.
+fn advice(run: &CollectorRun) -> Option<String> {
+    if let Some(key) = run.an_unknown.as_ref() {
+        return Some(format!(
+            "the object store holds {} objects of this cluster that its catalog has never heard of, for instance {key}: the \
+             data directory seems to have been restored from an older copy, and they may hold acknowledged spans that are \
+             nowhere else. Nothing is deleted from the store while they are there. Stop the nodes and start them on the newest \
+             copies of their data directories; if these are lost for good, move the objects away or delete them",
+            run.unknown
+        ));
+    }
+    (run.lost > 0).then(|| {
+        format!(
+            "the catalog names {} objects that are not in the object store: questions that need them are answered in part. \
+             Somebody else has deleted them, or the data directory was restored from an older copy. No orphans are collected \
+             until they are back or past their retention",
+            run.lost
+        )
+    })
 }

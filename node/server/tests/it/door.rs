@@ -188,6 +188,7 @@ pub(crate) async fn open(yaml: &str) -> Door {
         script.clone(),
         clock.clone(),
         metrics.clone(),
+        Arc::default(),
         readiness.clone(),
         cpu,
     ));

@@ -214,6 +214,111 @@ async fn what_is_acknowledged_is_found_live_flushed_and_after_a_restart() {
     node.stop().await;
 }
 
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in from.read_dir().unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+impl Running {
+    async fn page(&self, path: &str) -> String {
+        let answer = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
+        answer.text().await.unwrap()
+    }
+
+    /// Waits until a page says so.
+    async fn says(&self, path: &str, what: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let page = self.page(path).await;
+            if page.contains(what) {
+                return page;
+            }
+            assert!(Instant::now() < deadline, "{path} does not say {what}: {page}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn load(&self, seed: u64) {
+        let templates = Arc::new(Templates::new(seed));
+        let plan = Plan {
+            endpoint: self.otlp_grpc,
+            protocol: Protocol::Grpc,
+            rate: None,
+            until: Until::Spans(1_000),
+            connections: 1,
+            in_flight: 1,
+            tenant: None,
+            retry_for: Duration::from_secs(60),
+        };
+        let report = run(&plan, templates, &Arc::new(Tally::default())).await;
+        assert_eq!(report.spans_failed, 0, "{report}");
+        self.says("/metrics", "vivace_live_spans 0\n").await;
+        self.says("/metrics", "vivace_spooled_blocks 0\n").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_restored_from_an_older_copy_is_told_from_one_that_was_not() {
+    let (store, data, copy) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    let settings = format!(
+        "storage: {{filesystem: {{path: '{}'}}}}\nflush: {{tail_age: 1s}}\nretention: {{interval: 1s}}\n\
+         limits: {{defaults: {{ingest_rate: 1GB, ingest_burst: 1GB}}}}\n",
+        store.path().display()
+    );
+    let node = start_with(data.path(), &settings).await;
+    node.load(1).await;
+    node.stop().await;
+    copy_folder(data.path(), copy.path());
+    // A restart is no reason to worry, and life goes on.
+    let node = start_with(data.path(), &settings).await;
+    node.load(2).await;
+    node.says("/metrics", "vivace_unknown_objects 0\n").await;
+    assert!(!node.page("/status").await.contains("object store:"));
+    node.stop().await;
+    let objects = |dir: &Path| files_below(dir).len();
+    let before = objects(store.path());
+    // The disk was lost, and this was the last copy of it.
+    let node = start_with(copy.path(), &settings).await;
+    let said = node.says("/status", "has never heard of").await;
+    assert!(
+        said.contains("start them on the newest") && said.contains("instance l0/"),
+        "{said}"
+    );
+    assert!(!node.page("/metrics").await.contains("vivace_unknown_objects 0\n"));
+    assert_eq!(objects(store.path()), before);
+    node.stop().await;
+    // The newest copy was found again: it has everything, and only what the older one added would be new to it.
+    let node = start_with(data.path(), &settings).await;
+    node.says("/metrics", "vivace_unknown_objects 0\n").await;
+    node.stop().await;
+}
+
+/// Every file below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_data_directory_does_not_take_over_what_another_has_in_the_object_store() {
     let (store, first, second) = (

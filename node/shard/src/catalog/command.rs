@@ -47,6 +47,16 @@ pub enum Command {
         /// What was uploaded.
         new: Option<TraceIndexRecord>,
     },
+    /// The object is about to be uploaded: from here on until it is named it is this cluster's to delete.
+    Announce {
+        /// Which; not named yet.
+        object: ObjectId,
+    },
+    /// Announced objects that nobody can name any more and that are not in the bucket. Others are passed over.
+    Withdraw {
+        /// Which.
+        objects: Vec<ObjectId>,
+    },
     /// The object is deleted from the bucket.
     ForgetObject {
         /// Which; must be pending.

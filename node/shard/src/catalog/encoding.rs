@@ -87,6 +87,10 @@ impl Command {
                 write_varint_field(out, 2, reason_number(*reason));
             }),
             Self::ForgetObject { object } => message(&mut out, 4, |out| put_id(out, 1, object.0)),
+            Self::Announce { object } => message(&mut out, 6, |out| put_id(out, 1, object.0)),
+            Self::Withdraw { objects } => message(&mut out, 7, |out| {
+                put_ids(out, 1, &objects.iter().map(|object| object.0).collect::<Vec<_>>());
+            }),
             Self::PutTraceIndex { tenant, old, new } => message(&mut out, 5, |out| {
                 write_bytes(out, 1, tenant.as_str().as_bytes());
                 let old: Vec<BlockId> = old.iter().map(|object| object.0).collect();
@@ -107,8 +111,14 @@ impl Command {
                 1 => Some(get_add_block(entry.bytes()?)?),
                 2 => Some(get_replace(entry.bytes()?)?),
                 3 => Some(get_delete(entry.bytes()?)?),
-                4 => Some(get_forget(entry.bytes()?)?),
+                4 => Some(Command::ForgetObject {
+                    object: get_object_id(entry.bytes()?)?,
+                }),
                 5 => Some(get_put_index(entry.bytes()?)?),
+                6 => Some(Command::Announce {
+                    object: get_object_id(entry.bytes()?)?,
+                }),
+                7 => Some(get_withdraw(entry.bytes()?)?),
                 _ => return Ok(()),
             };
             Ok(())
@@ -183,7 +193,7 @@ fn get_delete(bytes: &[u8]) -> Result<Command> {
     })
 }
 
-fn get_forget(bytes: &[u8]) -> Result<Command> {
+fn get_object_id(bytes: &[u8]) -> Result<ObjectId> {
     let mut object = None;
     each(bytes, |entry| {
         if entry.number == 1 {
@@ -191,9 +201,18 @@ fn get_forget(bytes: &[u8]) -> Result<Command> {
         }
         Ok(())
     })?;
-    Ok(Command::ForgetObject {
-        object: object.ok_or(DecodeError::Missing("object"))?,
-    })
+    object.ok_or(DecodeError::Missing("object"))
+}
+
+fn get_withdraw(bytes: &[u8]) -> Result<Command> {
+    let mut objects = Vec::new();
+    each(bytes, |entry| {
+        if entry.number == 1 {
+            objects = get_ids(entry)?.into_iter().map(ObjectId).collect();
+        }
+        Ok(())
+    })?;
+    Ok(Command::Withdraw { objects })
 }
 
 fn get_put_index(bytes: &[u8]) -> Result<Command> {
@@ -241,6 +260,13 @@ pub(super) fn encode_view(view: &CatalogView) -> Vec<u8> {
     for index in view.tenants.values().flat_map(|blocks| blocks.indexes.values()) {
         message(&mut out, 6, |out| put_index(out, index));
     }
+    if !view.announced.is_empty() {
+        put_ids(
+            &mut out,
+            7,
+            &view.announced().map(|object| object.0).collect::<Vec<_>>(),
+        );
+    }
     out
 }
 
@@ -282,10 +308,14 @@ pub(super) fn decode_view(bytes: &[u8]) -> Result<CatalogView> {
                 }
                 view.add_index(index);
             }
+            7 => view.announced.extend(get_ids(entry)?.into_iter().map(ObjectId)),
             _ => {}
         }
         Ok(())
     })?;
+    if view.announced().any(|object| view.knows_object(object)) {
+        return Err(DecodeError::Inconsistent("an object that is announced and named"));
+    }
     if view.objects.values().any(|live| live.blocks == 0) {
         return Err(DecodeError::Inconsistent("an object without blocks"));
     }

@@ -324,6 +324,75 @@ fn an_object_waits_until_nobody_can_be_reading_it() {
 }
 
 #[test]
+fn what_is_announced_is_remembered_until_it_is_named() {
+    let mut catalog = opened();
+    let announce = |n: u64| Command::Announce { object: object_id(n) };
+    for n in [1, 2, 3, 1] {
+        catalog.apply(announce(n), at(START_NANOS)).unwrap();
+    }
+    let announced = |catalog: &Catalog| catalog.view().announced().collect::<Vec<_>>();
+    assert_eq!(announced(&catalog), [1, 2, 3].map(object_id));
+    assert!(!catalog.view().knows_object(object_id(1)), "it is not named");
+    assert_eq!(Catalog::decode(&catalog.encode()).as_ref(), Ok(&catalog));
+    // Each of the three ways to be named.
+    catalog
+        .apply(flush(group(0, 1), 0, 10, 1, &[1]), at(START_NANOS))
+        .unwrap();
+    catalog.apply(merge(&[101], 2, 1), at(START_NANOS)).unwrap();
+    let index = Command::PutTraceIndex {
+        tenant: tenant(1),
+        old: Vec::new(),
+        new: Some(TraceIndexRecord {
+            object: object(object_id(3)),
+            ..trace_index(3, 1, START_NANOS)
+        }),
+    };
+    catalog.apply(index, at(START_NANOS)).unwrap();
+    assert_eq!(announced(&catalog), []);
+    for n in 1..=3 {
+        let object = object_id(n);
+        let refused = catalog.apply(announce(n), at(START_NANOS));
+        assert_eq!(
+            refused,
+            Err(Refusal::DuplicateObject { object }),
+            "named or waiting for its deletion"
+        );
+    }
+    catalog.apply(announce(4), at(START_NANOS)).unwrap();
+    let revision = catalog.view().revision();
+    let withdraw = Command::Withdraw {
+        objects: [1, 4, 5].map(object_id).to_vec(),
+    };
+    catalog.apply(withdraw.clone(), at(START_NANOS)).unwrap();
+    assert_eq!(announced(&catalog), []);
+    catalog.apply(withdraw, at(START_NANOS)).unwrap();
+    assert_eq!(
+        catalog.view().revision(),
+        revision + 1,
+        "the second time nothing changed"
+    );
+    let late = at(START_NANOS + NAME_AGE_MAX_NANOS + 1_000_000_000);
+    let refused = catalog.apply(announce(5), late);
+    assert!(matches!(refused, Err(Refusal::NameTooOld { .. })), "{refused:?}");
+}
+
+#[test]
+fn so_many_objects_are_announced_at_once() {
+    let mut catalog = opened();
+    for n in 0..=ANNOUNCED_MAX as u64 {
+        catalog
+            .apply(Command::Announce { object: object_id(n) }, at(START_NANOS))
+            .unwrap();
+        let expected = (n + 1).min(ANNOUNCED_MAX as u64);
+        if n + 2 >= ANNOUNCED_MAX as u64 {
+            assert_eq!(catalog.view().announced().count() as u64, expected);
+        }
+    }
+    assert!(!catalog.view().is_announced(object_id(0)), "the oldest was forgotten");
+    assert!(catalog.view().is_announced(object_id(1)));
+}
+
+#[test]
 fn records_must_make_sense() {
     let refuse = |change: fn(&mut ObjectRecord, &mut Vec<BlockRecord>)| {
         let mut catalog = opened();
@@ -392,6 +461,13 @@ enum Step {
         shard: u32,
         behind: u64,
     },
+    /// The object of a step that comes later, or of none.
+    Announce {
+        ahead: u64,
+    },
+    Withdraw {
+        nth: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -408,6 +484,8 @@ fn step() -> impl Strategy<Value = Step> {
             |(of, old, with_new)| Step::Index { of, old, with_new }
         ),
         2 => (0..3usize, 0..3u64).prop_map(|(nth, after_hours)| Step::Forget { nth, after_hours }),
+        2 => (0..3u64).prop_map(|ahead| Step::Announce { ahead }),
+        1 => (0..3usize).prop_map(|nth| Step::Withdraw { nth }),
         1 => (0..3u32, 1..3u64).prop_map(|(shard, generation)| Step::Open { shard, generation }),
         1 => (0..3u32, 0..2u64).prop_map(|(shard, behind)| Step::Retire { shard, behind }),
     ]
@@ -501,6 +579,12 @@ impl Model {
                     object: catalog.view().pending().nth(*nth)?.object.id,
                 }
             }
+            Step::Announce { ahead } => Command::Announce {
+                object: object_named(n + ahead, self.now),
+            },
+            Step::Withdraw { nth } => Command::Withdraw {
+                objects: catalog.view().announced().skip(*nth).collect(),
+            },
             Step::Open { .. } | Step::Retire { .. } => return None,
         })
     }
@@ -536,6 +620,10 @@ fn check_invariants(view: &CatalogView) {
         }
     }
     assert_eq!(indexes, view.trace_index_count());
+    assert!(
+        !view.announced().any(|object| view.knows_object(object)),
+        "announced and named"
+    );
     let live: BTreeMap<_, _> = view.objects.iter().map(|(id, live)| (*id, live.blocks)).collect();
     assert_eq!(
         live, blocks_in,
@@ -783,4 +871,25 @@ fn a_tenant_has_so_many_trace_indexes() {
     ));
     catalog.apply(put(vec![object_id(100)], 1000), now).unwrap();
     assert_eq!(catalog.view().trace_index_count(), TRACE_INDEXES_MAX);
+}
+
+/// Files of `testdata/v1` are never written again.
+#[test]
+fn catalogs_of_earlier_programs_open() {
+    let open = |name: &str| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1");
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        let catalog = Catalog::decode(&bytes).unwrap();
+        assert!(catalog.encode() == bytes, "{name} is written as it was read");
+        catalog
+    };
+    // From before objects were announced.
+    let catalog = open("catalog.bin");
+    let view = catalog.view();
+    assert_eq!((view.block_count(), view.objects().count()), (2, 2));
+    assert_eq!(view.announced().count(), 0);
+    let announced = open("catalog-announced.bin");
+    assert_eq!(announced.view().block_count(), 2);
+    let names = [0x63, 0x64].map(|n| ObjectId(BlockId(0x018b_cfe5_6800_7000_8000_0000_0000_0000 + n)));
+    assert_eq!(announced.view().announced().collect::<Vec<_>>(), names);
 }

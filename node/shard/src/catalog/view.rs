@@ -2,7 +2,7 @@
 //!
 //! A change copies the outer maps and the blocks of the tenants it touches, not those of others; records are shared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::{BlockId, LogIndex, TenantId};
@@ -17,6 +17,8 @@ pub struct CatalogView {
     pub(super) tenants: BTreeMap<TenantId, Arc<TenantBlocks>>,
     pub(super) objects: BTreeMap<ObjectId, LiveObject>,
     pub(super) pending: BTreeMap<ObjectId, PendingObject>,
+    /// About to be uploaded, or uploaded and never named.
+    pub(super) announced: BTreeSet<ObjectId>,
     /// Finds a block without knowing its tenant.
     pub(super) tenant_of: BTreeMap<BlockId, TenantId>,
     /// Finds a trace-id index without knowing its tenant.
@@ -88,9 +90,19 @@ impl CatalogView {
         self.objects.get(&id).map(|live| &live.record)
     }
 
-    /// Whether the catalog has anything to say about this object; if not, it is an orphan or a foreign one.
+    /// Whether the catalog names this object. If not, it is an orphan if it was announced, and not this catalog's otherwise.
     pub fn knows_object(&self, id: ObjectId) -> bool {
         self.objects.contains_key(&id) || self.pending.contains_key(&id) || self.index_tenants.contains_key(&id)
+    }
+
+    /// Whether this object was announced and has not been named since.
+    pub fn is_announced(&self, id: ObjectId) -> bool {
+        self.announced.contains(&id)
+    }
+
+    /// Objects that were announced and not named, oldest name first.
+    pub fn announced(&self) -> impl Iterator<Item = ObjectId> {
+        self.announced.iter().copied()
     }
 
     /// The merged trace-id indexes of a tenant, oldest name first.
@@ -126,6 +138,7 @@ impl CatalogView {
 
     /// Lists a trace-id index of a tenant that has blocks.
     pub(super) fn add_index(&mut self, index: TraceIndexRecord) {
+        self.announced.remove(&index.object.id);
         self.index_tenants.insert(index.object.id, index.tenant.clone());
         let blocks = self.tenants.entry(index.tenant.clone()).or_default();
         Arc::make_mut(blocks).indexes.insert(index.object.id, Arc::new(index));

@@ -70,7 +70,9 @@ proptest! {
 
 /// An object nobody names.
 async fn orphan(bed: &Bed, of: &str) -> String {
-    let key = Store::merged_key(&tenant(of), ObjectId(bed.names.next()));
+    let object = ObjectId(bed.names.next());
+    bed.announce(object).await;
+    let key = Store::merged_key(&tenant(of), object);
     bed.store.upload(&key, "orphan".into()).await.unwrap();
     key
 }

@@ -203,6 +203,7 @@ impl Compactor {
         };
         let object = ObjectId((self.options.new_block_id)());
         let merged = self.merge(object, &inputs).await?;
+        self.options.catalog.change(Command::Announce { object }).await?;
         let key = Store::merged_key(&job.tenant, object);
         let bytes = merged.summary.bytes;
         let etag = self.options.store.upload_file(&key, merged.file.path(), bytes).await?;

@@ -140,6 +140,7 @@ impl Bed {
             to: LogIndex(from.0 + 1),
         };
         let key = Store::flushed_key(range, object);
+        self.announce(object).await;
         self.store.upload(&key, bytes.into()).await.unwrap();
         let mut records = Vec::new();
         for (section, table) in summary.sections.iter().zip(&tables) {
@@ -179,6 +180,12 @@ impl Bed {
         (record, records)
     }
 
+    /// Says that an object is going to be uploaded.
+    pub(crate) async fn announce(&self, object: ObjectId) {
+        self.catalog.inner.change(Command::Announce { object }).await.unwrap();
+        self.catalog.note();
+    }
+
     /// Names what was uploaded.
     pub(crate) async fn name(&self, uploaded: (ObjectRecord, Vec<BlockRecord>)) -> crate::Result<Vec<BlockId>> {
         let ids = uploaded.1.iter().map(|record| record.id).collect();
@@ -191,6 +198,7 @@ impl Bed {
             records: uploaded.1,
         };
         self.catalog.inner.change(command).await?;
+        self.catalog.note();
         Ok(ids)
     }
 
@@ -261,10 +269,9 @@ impl Bed {
 
     pub(crate) fn brakes(&self) -> Arc<Brakes> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        Arc::new(Brakes::new(
-            clock,
-            RetentionSettings::default().clock_jump_max.duration(),
-        ))
+        let brakes = Brakes::new(clock, RetentionSettings::default().clock_jump_max.duration());
+        brakes.surveyed(0);
+        Arc::new(brakes)
     }
 
     pub(crate) fn retention(&self) -> Retention {

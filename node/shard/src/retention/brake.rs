@@ -1,4 +1,4 @@
-//! What keeps a wrong clock from deleting anything.
+//! What keeps a wrong clock, or an old copy of the catalog, from deleting anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,35 @@ pub enum Brake {
         /// How far, in either direction, when it was noticed.
         moved: Duration,
     },
+    /// Nobody has compared the store with the catalog since this node began to look after it.
+    #[error("the object store was not looked through yet")]
+    NotSurveyed,
+    /// The store holds objects that the catalog should know and does not. Goes off when they are gone.
+    #[error(
+        "the object store holds {unknown} objects of this cluster that its catalog has never heard of, so the data directory \
+         seems to be older than they are"
+    )]
+    OlderCopy {
+        /// How many.
+        unknown: u64,
+    },
+    /// The catalog names objects that are not in the store. Goes off when they are back, or named no more.
+    #[error("the catalog names {lost} objects that are not in the object store")]
+    Lost {
+        /// How many.
+        lost: u64,
+    },
 }
 
-/// Looks at the clocks before anything is deleted. One per node, made at its start and shared by all who delete.
+/// Looks at the clocks, and at what was found in the store, before anything is deleted. One per node, made at its start and shared by all who delete.
 pub struct Brakes {
     clock: Arc<dyn Clock>,
     jump_max: Duration,
     /// Wall clock at the start of the monotonic clock, as of when this was made.
     origin_unix_nanos: i128,
     jumped: Mutex<Option<Duration>>,
+    /// Objects that the catalog did not know when the store was last looked through. `None` before the first time.
+    unknown: Mutex<Option<u64>>,
 }
 
 impl std::fmt::Debug for Brakes {
@@ -48,6 +68,27 @@ impl Brakes {
             clock,
             jump_max,
             jumped: Mutex::default(),
+            unknown: Mutex::default(),
+        }
+    }
+
+    /// The store was looked through and holds so many objects that the catalog should know and does not.
+    pub fn surveyed(&self, unknown: u64) {
+        *self.unknown.lock() = Some(unknown);
+    }
+
+    /// Somebody else looks after the store from now on; what was found is not to be relied on later.
+    pub fn forget_survey(&self) {
+        *self.unknown.lock() = None;
+    }
+
+    /// Whether anything may be deleted from the store.
+    pub fn check_store(&self, now: RingTime) -> Result<(), Brake> {
+        self.check(now)?;
+        match *self.unknown.lock() {
+            None => Err(Brake::NotSurveyed),
+            Some(0) => Ok(()),
+            Some(unknown) => Err(Brake::OlderCopy { unknown }),
         }
     }
 

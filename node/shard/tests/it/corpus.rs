@@ -70,7 +70,14 @@ fn catalog_command() {
             reason: DeleteReason::Operator,
         };
         let forget = Command::ForgetObject { object: object.id };
-        [add, replace, delete, forget].iter().map(Command::encode).collect()
+        let announce = Command::Announce { object: object.id };
+        let withdraw = Command::Withdraw {
+            objects: vec![object.id],
+        };
+        [add, replace, delete, forget, announce, withdraw]
+            .iter()
+            .map(Command::encode)
+            .collect()
     });
 }
 

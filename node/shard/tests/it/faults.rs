@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use model::{LogIndex, ManualClock, TenantId};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
-use shard::catalog::{Command, SplitTraces};
+use shard::catalog::{CatalogView, Change, Command, RingTime, SplitTraces};
 use shard::owner::{CutOutcome, Shard, ShardOptions};
-use shard::port::CatalogPort;
+use shard::port::{CatalogPort, LocalCatalog};
+use tokio::sync::watch;
 
 use crate::world::{NOW, World, append_command, group, ids, span};
 
@@ -32,6 +34,102 @@ async fn a_lost_reply_is_looked_up_and_not_repeated() {
     assert_eq!(world.flusher.flush_oldest().await.unwrap(), Some(range.to));
     assert_eq!(world.shard.head().spooled_blocks(), 0);
     assert_eq!(world.catalog.view().block_count(), 0);
+}
+
+/// A catalog that looks into the store before it takes anything.
+struct Watchful {
+    catalog: Arc<LocalCatalog>,
+    store: Arc<InMemory>,
+    announced: AtomicUsize,
+}
+
+impl CatalogPort for Watchful {
+    fn view(&self) -> Arc<CatalogView> {
+        self.catalog.view()
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<CatalogView>> {
+        self.catalog.watch()
+    }
+
+    fn change(&self, command: Command) -> BoxFuture<'_, shard::Result<Change>> {
+        Box::pin(async move {
+            match &command {
+                Command::Announce { object } => {
+                    let keys: Vec<_> = self
+                        .store
+                        .list(None)
+                        .map(|found| found.unwrap().location)
+                        .collect()
+                        .await;
+                    let is_there = keys.iter().any(|key| key.as_ref().contains(&object.0.to_string()));
+                    assert!(
+                        !is_there || self.view().is_announced(*object),
+                        "uploaded before: {keys:?}"
+                    );
+                    self.announced.fetch_add(1, Ordering::Relaxed);
+                }
+                Command::AddBlock { object, .. } => {
+                    let object = object.as_ref().unwrap();
+                    assert!(self.view().is_announced(object.id), "named and never announced");
+                }
+                other => panic!("a flush does not ask for {other:?}"),
+            }
+            self.catalog.change(command).await
+        })
+    }
+
+    fn now(&self) -> RingTime {
+        self.catalog.now()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_announces_before_it_uploads() {
+    let store = Arc::new(InMemory::new());
+    let mut world = World::over(Arc::clone(&store) as _);
+    let watchful = Arc::new(Watchful {
+        catalog: Arc::clone(&world.catalog),
+        store,
+        announced: AtomicUsize::new(0),
+    });
+    world.flusher.catalog = Arc::clone(&watchful) as _;
+    for n in 0..3 {
+        world.send(&[span(n, 0, 0, 0, 0)]);
+        world.flush().await;
+    }
+    // Two entries in the ring a flush: this one and the block.
+    assert_eq!(watchful.announced.load(Ordering::Relaxed), 3);
+    assert_eq!(world.catalog.view().block_count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_waited_too_long_for_its_name_gets_another() {
+    let mut world = World::new();
+    world.send(&[span(0, 0, 0, 0, 0)]);
+    world.flusher.cut().await.unwrap();
+    let first = world.shard.head().oldest_spooled().unwrap().object();
+    // The object store was away for half a day.
+    let half_a_day = shard::catalog::NAME_AGE_MAX_NANOS + 1_000_000;
+    let now = RingTime {
+        unix_nanos: NOW + half_a_day,
+        is_trusted: true,
+    };
+    world.catalog.set_now(now);
+    let more = std::sync::atomic::AtomicU64::new(1);
+    world.flusher.new_block_id = Arc::new(move || {
+        model::BlockId::from_parts(
+            (NOW + half_a_day) / 1_000_000,
+            u128::from(more.fetch_add(1, Ordering::Relaxed)),
+        )
+    });
+    assert_eq!(world.flusher.flush_oldest().await.unwrap(), Some(LogIndex(1)));
+    let view = world.catalog.view();
+    let object = view.objects().next().unwrap();
+    assert_ne!(object.id, first);
+    assert!(object.path.contains(&object.id.0.to_string()), "{}", object.path);
+    assert_eq!(view.announced().count(), 0);
+    assert_eq!(world.find("{}").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

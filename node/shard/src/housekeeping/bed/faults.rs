@@ -30,6 +30,8 @@ pub(crate) enum Refuse {
 
 /// How a listing ends.
 type AfterList = Box<dyn FnOnce() + Send>;
+/// Is told what was uploaded.
+type AfterPut = Box<dyn FnMut(&Path) + Send>;
 
 /// A store in memory.
 #[derive(Default)]
@@ -42,6 +44,8 @@ pub(crate) struct FaultyStore {
     pub(crate) deletes: Mutex<usize>,
     /// Happens when the next listing is at its end.
     pub(crate) after_list: Mutex<Option<AfterList>>,
+    /// Happens after every upload, before whoever uploaded goes on.
+    pub(crate) after_put: Mutex<Option<AfterPut>>,
 }
 
 impl FaultyStore {
@@ -58,6 +62,11 @@ impl FaultyStore {
             .collect();
         keys.sort();
         keys
+    }
+
+    /// A store that holds what this one holds now, and goes its own way.
+    pub(crate) fn copy(&self) -> InMemory {
+        self.inner.fork()
     }
 
     fn check(&self, refused: Refuse, path: &Path) -> Result<()> {
@@ -87,7 +96,11 @@ impl fmt::Display for FaultyStore {
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         self.check(Refuse::Puts, location)?;
-        self.inner.put_opts(location, payload, opts).await
+        let put = self.inner.put_opts(location, payload, opts).await;
+        if let Some(after) = &mut *self.after_put.lock() {
+            after(location);
+        }
+        put
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -153,7 +166,12 @@ pub(crate) struct FaultyCatalog {
     pub(crate) lose: Mutex<Lose>,
     /// Shown instead of the newest view, until a change is agreed on.
     pub(crate) stale: Mutex<Option<Arc<CatalogView>>>,
+    /// Is shown the catalog after every change that was agreed on.
+    pub(crate) onlooker: Mutex<Option<Onlooker>>,
 }
+
+/// Looks at a catalog.
+type Onlooker = Box<dyn FnMut(&LocalCatalog) + Send>;
 
 impl FaultyCatalog {
     pub(crate) fn new(inner: LocalCatalog) -> Self {
@@ -161,6 +179,13 @@ impl FaultyCatalog {
             inner,
             lose: Mutex::default(),
             stale: Mutex::default(),
+            onlooker: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn note(&self) {
+        if let Some(look) = &mut *self.onlooker.lock() {
+            look(&self.inner);
         }
     }
 }
@@ -176,10 +201,19 @@ impl CatalogPort for FaultyCatalog {
 
     fn change(&self, command: Command) -> BoxFuture<'_, crate::Result<Change>> {
         Box::pin(async move {
-            let lose = std::mem::take(&mut *self.lose.lock());
+            // What matters is what follows upon it.
+            let is_announcement = matches!(command, Command::Announce { .. });
+            let lose = if is_announcement {
+                Lose::Nothing
+            } else {
+                std::mem::take(&mut *self.lose.lock())
+            };
             if lose != Lose::Command {
                 let change = self.inner.change(command).await?;
-                self.stale.lock().take();
+                if !is_announcement {
+                    self.stale.lock().take();
+                }
+                self.note();
                 if lose == Lose::Nothing {
                     return Ok(change);
                 }
