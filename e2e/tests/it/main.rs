@@ -2,7 +2,7 @@
 //!
 //! | module | meets | needs |
 //! |---|---|---|
-//! | `tidy` | the repository itself | nothing |
+//! | `tidy`, `limits_page` | the repository itself | nothing |
 //! | `s3` | our S3 server and its toxics | nothing |
 //! | `stores` | other people's object stores | installed tools |
 //! | `node_on_stores` | one node on each of them | the binary, tools |
@@ -32,6 +32,7 @@ mod crash;
 mod fixture;
 mod formats;
 mod full_disk;
+mod limits_page;
 mod node_on_stores;
 mod operator;
 mod real_node;

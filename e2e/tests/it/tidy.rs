@@ -73,12 +73,12 @@ const JUNK_DRAWERS: &[&str] = &[
 /// Folders that are not ours to judge.
 const FOREIGN: &[&str] = &["target", ".git", "node_modules"];
 
-fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
 /// Every file of the repository that git would take, in order.
-fn files() -> Vec<PathBuf> {
+pub(crate) fn files() -> Vec<PathBuf> {
     let root = workspace();
     let listed = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -115,14 +115,14 @@ fn files() -> Vec<PathBuf> {
     found
 }
 
-fn rust_files() -> Vec<PathBuf> {
+pub(crate) fn rust_files() -> Vec<PathBuf> {
     files()
         .into_iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .collect()
 }
 
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     path.strip_prefix(workspace()).unwrap_or(path).display().to_string()
 }
 

@@ -221,6 +221,46 @@ where
     }
 }
 
+#[cfg(test)]
+mod posted_tests {
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn questions_in_a_body_at_the_limit_and_one_beside_it() {
+        for (length, expected) in [
+            (POSTED_BYTES_MAX - 1, Ok(POSTED_BYTES_MAX - 1)),
+            (POSTED_BYTES_MAX, Ok(POSTED_BYTES_MAX)),
+            (POSTED_BYTES_MAX + 1, Err(Kind::TooLarge)),
+        ] {
+            let read = read_posted(Full::new(Bytes::from(vec![b'x'; length]))).await;
+            assert_eq!(read.map(|body| body.len()).map_err(|refusal| refusal.kind), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_in_a_body_comes_in_time() {
+        let milli = Duration::from_millis(1);
+        for (after, expected) in [
+            (POSTED_TIME_MAX - milli, Ok(1)),
+            (POSTED_TIME_MAX + milli, Err(Kind::TooSlow)),
+        ] {
+            let frames = futures::stream::once(Box::pin(async move {
+                tokio::time::sleep(after).await;
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x")))
+            }));
+            let read = read_posted(StreamBody::new(frames)).await;
+            assert_eq!(
+                read.map(|body| body.len()).map_err(|refusal| refusal.kind),
+                expected,
+                "{after:?}"
+            );
+        }
+    }
+}
+
 /// A status other than 200 without being an error: v1 says 404 with an empty body.
 #[derive(Debug)]
 struct Answer {

@@ -312,13 +312,7 @@ impl Catalog {
     /// Everything that must be true of blocks that are to be added; `leaving` make room for them.
     fn check_new(&self, objects: &[ObjectRecord], records: &[BlockRecord], leaving: usize) -> Result<(), Refusal> {
         let view = &*self.view;
-        let total = view.tenant_of.len() - leaving + records.len();
-        if total > BLOCKS_MAX {
-            return Err(Refusal::Full {
-                blocks: total,
-                blocks_max: BLOCKS_MAX,
-            });
-        }
+        check_room(view.tenant_of.len() - leaving, records.len())?;
         let mut named = BTreeMap::new();
         for object in objects {
             if view.knows_object(object.id) || named.insert(object.id, false).is_some() {
@@ -375,6 +369,14 @@ fn check_name_age(object: ObjectId, now: RingTime) -> Result<(), Refusal> {
 }
 
 /// Adds blocks that were checked; stamps what only the catalog knows.
+fn check_room(staying: usize, coming: usize) -> Result<(), Refusal> {
+    let (blocks, blocks_max) = (staying + coming, BLOCKS_MAX);
+    if blocks > blocks_max {
+        return Err(Refusal::Full { blocks, blocks_max });
+    }
+    Ok(())
+}
+
 fn insert(
     view: &mut CatalogView,
     objects: Vec<ObjectRecord>,

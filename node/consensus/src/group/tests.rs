@@ -106,8 +106,10 @@ async fn entries_are_bounded_one_by_one_and_together() {
         .unwrap_err();
     assert!(matches!(refused, ConsensusError::EntryTooLarge { .. }));
     assert_eq!(refused.kind(), Kind::Rejected);
-    let refused = group.propose(Payload::new(largest)).await.unwrap_err();
-    assert_eq!(refused.kind(), Kind::NotLeader);
+    for fits in [vec![7; ENTRY_BYTES_MAX - 1], largest] {
+        let refused = group.propose(Payload::new(fits)).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::NotLeader);
+    }
     assert_eq!(node.groups.in_flight_bytes(), 0, "a refused proposal holds no budget");
     node.stop().await;
 }

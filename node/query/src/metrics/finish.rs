@@ -497,3 +497,34 @@ fn compare_lines(partial: &LegPartial, top: usize, points: usize, scale: f64, li
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Limits;
+
+    #[test]
+    fn an_answer_has_so_many_samples() {
+        let budget = Budget::new(Limits {
+            memory_max: u64::MAX,
+            ..Limits::default()
+        });
+        let lines = |count: usize, points: usize| {
+            let mut lines = Lines::new(points, &budget);
+            (0..count).try_for_each(|_| {
+                lines.push(Line {
+                    labels: Vec::new(),
+                    values: Vec::new(),
+                    exemplars: Vec::new(),
+                })
+            })
+        };
+        let points = limits::INTERVALS_MAX;
+        let most = limits::SAMPLES_MAX / points;
+        assert!(lines(most - 1, points).is_ok() && lines(most, points).is_ok());
+        let refused = lines(most + 1, points).unwrap_err();
+        assert_eq!(refused.to_string(), "query exceeds query_samples_max: 20000000 samples");
+        assert!(lines(1, limits::SAMPLES_MAX - 1).is_ok() && lines(1, limits::SAMPLES_MAX).is_ok());
+        assert!(lines(1, limits::SAMPLES_MAX + 1).is_err());
+    }
+}

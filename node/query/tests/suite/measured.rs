@@ -140,6 +140,7 @@ fn intervals_are_right_closed_and_aligned() {
 #[test]
 fn the_number_of_intervals_is_bounded() {
     let of = |count: u64| Intervals::range(0, count - 1, 1);
+    assert!(of(limits::INTERVALS_MAX as u64 - 1).is_ok());
     assert!(of(limits::INTERVALS_MAX as u64).is_ok());
     assert!(matches!(
         of(limits::INTERVALS_MAX as u64 + 1),
@@ -194,9 +195,10 @@ fn too_many_series_leave_the_smallest_labels_in_any_order() {
     assert_eq!(answer([1, 2, 3, 4, 1]), expected);
     assert_eq!(answer([4, 1, 3, 1, 2]), expected);
     let mut few = MetricsPartial::new(&plan);
-    few.merge(part(1), 2);
-    few.merge(part(2), 2);
-    assert!(!few.is_cut());
+    for (n, is_cut) in [(1, false), (2, false), (3, true)] {
+        few.merge(part(n), 2);
+        assert_eq!(few.is_cut(), is_cut, "{n}");
+    }
 }
 
 #[test]

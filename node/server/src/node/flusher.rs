@@ -10,8 +10,10 @@ use consensus::ring::Body;
 use consensus::{Group, Payload};
 use model::LogIndex;
 use plants::Plant;
+use settings::FlushSettings;
 use shard::command::ShardCommand;
 use shard::flush::Flusher;
+use shard::owner::TailSize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wal::{Level, Wal};
@@ -73,7 +75,7 @@ impl FlushRoom {
         let shard = &self.flusher.shard;
         if shard.is_live() && self.group.is_leader() {
             let is_over = self.seal().await?;
-            if is_over || is_due(&self.flusher, &self.common, &self.wal, self.heads_high) {
+            if is_over || self.is_due() {
                 let turn = self.builds.acquire().await?;
                 let cut = self.flusher.cut().await;
                 drop(turn);
@@ -90,6 +92,17 @@ impl FlushRoom {
             }
         }
         self.forget(forgotten).await
+    }
+
+    fn is_due(&self) -> bool {
+        let shard = &self.flusher.shard;
+        let waiting = Waiting {
+            tail: shard.tail(),
+            heap_bytes: shard.head().heap_bytes(),
+            spooled_blocks: shard.head().spooled_blocks(),
+        };
+        let (settings, now) = (&self.common.settings.flush, self.common.clock.monotonic());
+        is_due(&waiting, settings, self.heads_high, self.wal.level(), now)
     }
 
     /// Uploads what waits, and says in the log itself what blocks cover, so that every member lets go of that part: by these
@@ -162,15 +175,84 @@ impl FlushRoom {
     }
 }
 
-fn is_due(flusher: &Flusher, common: &Common, wal: &Wal, heads_high: usize) -> bool {
-    let tail = flusher.shard.tail();
-    let Some(since) = tail.since else { return false };
-    if flusher.shard.head().spooled_blocks() >= SPOOLED_MAX {
-        return false;
+/// What a shard has that is not in a block.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    tail: TailSize,
+    heap_bytes: usize,
+    spooled_blocks: usize,
+}
+
+/// Whether it is time to cut: there is enough, it is old enough, or room is wanted; and there is room for the block.
+fn is_due(waiting: &Waiting, settings: &FlushSettings, heads_high: usize, level: Level, now: Duration) -> bool {
+    let Some(since) = waiting.tail.since else { return false };
+    waiting.spooled_blocks < SPOOLED_MAX
+        && (waiting.tail.log_bytes >= settings.tail_bytes.bytes()
+            || now.saturating_sub(since) >= settings.tail_age.duration()
+            || waiting.heap_bytes >= heads_high
+            || level != Level::Normal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADS_HIGH: usize = 1000;
+    const NOW: Duration = Duration::from_secs(1000);
+
+    fn nothing_due() -> Waiting {
+        Waiting {
+            tail: TailSize {
+                log_bytes: 1,
+                since: Some(NOW),
+            },
+            heap_bytes: 1,
+            spooled_blocks: 0,
+        }
     }
-    let settings = &common.settings.flush;
-    tail.log_bytes >= settings.tail_bytes.bytes()
-        || common.clock.monotonic().saturating_sub(since) >= settings.tail_age.duration()
-        || flusher.shard.head().heap_bytes() >= heads_high
-        || wal.level() != Level::Normal
+
+    fn due(waiting: &Waiting, level: Level) -> bool {
+        is_due(waiting, &FlushSettings::default(), HEADS_HIGH, level, NOW)
+    }
+
+    #[test]
+    fn a_shard_cuts_when_it_has_enough() {
+        let settings = FlushSettings::default();
+        assert!(!due(&nothing_due(), Level::Normal));
+        assert!(due(&nothing_due(), Level::FlushAdvised));
+        let limit = settings.tail_bytes.bytes();
+        for (log_bytes, expected) in [(limit - 1, false), (limit, true), (limit + 1, true)] {
+            let mut waiting = nothing_due();
+            waiting.tail.log_bytes = log_bytes;
+            assert_eq!(due(&waiting, Level::Normal), expected, "{log_bytes} bytes");
+        }
+        let (limit, nano) = (settings.tail_age.duration(), Duration::from_nanos(1));
+        for (age, expected) in [(limit - nano, false), (limit, true), (limit + nano, true)] {
+            let mut waiting = nothing_due();
+            waiting.tail.since = Some(NOW - age);
+            assert_eq!(due(&waiting, Level::Normal), expected, "{age:?}");
+        }
+        for (heap_bytes, expected) in [(HEADS_HIGH - 1, false), (HEADS_HIGH, true), (HEADS_HIGH + 1, true)] {
+            let waiting = Waiting {
+                heap_bytes,
+                ..nothing_due()
+            };
+            assert_eq!(due(&waiting, Level::Normal), expected, "{heap_bytes} in memory");
+        }
+    }
+
+    #[test]
+    fn so_many_blocks_wait_for_their_upload() {
+        for (spooled_blocks, expected) in [(63, true), (64, false), (65, false)] {
+            let mut waiting = Waiting {
+                heap_bytes: HEADS_HIGH,
+                spooled_blocks,
+                ..nothing_due()
+            };
+            assert_eq!(due(&waiting, Level::Normal), expected, "{spooled_blocks}");
+            assert_eq!(due(&waiting, Level::RejectWrites), expected, "the log keeps the rest");
+            waiting.tail.since = None;
+            assert!(!due(&waiting, Level::RejectWrites), "nothing to cut");
+        }
+    }
 }

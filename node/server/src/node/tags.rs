@@ -224,3 +224,35 @@ where
         self.preview.show(answer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_ends_when_its_time_is_up() {
+        let (milli, time_max) = (Duration::from_millis(1), Duration::from_secs(5));
+        for (takes, expected) in [(time_max - milli, None), (time_max + milli, Some("5s"))] {
+            let budget = Budget::default();
+            let scan = async {
+                let begun = tokio::time::Instant::now();
+                let mut scanned = Scanned {
+                    parts: vec![1],
+                    ..Scanned::default()
+                };
+                while begun.elapsed() < takes {
+                    tokio::time::sleep(milli).await;
+                    if let Err(cancelled) = budget.check() {
+                        scanned.cut = Some(cancelled);
+                        break;
+                    }
+                }
+                Ok(scanned)
+            };
+            let scanned = in_time(scan, time_max, &budget).await.unwrap();
+            assert_eq!(scanned.parts, [1], "what was found stays");
+            let expected = expected.map(|time| format!("lookup exceeds query.tag_timeout: {time}"));
+            assert_eq!(why_cut(scanned.cut.as_ref(), time_max), expected);
+        }
+    }
+}

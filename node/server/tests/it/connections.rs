@@ -261,6 +261,30 @@ async fn streams_at_the_limit_and_one_beyond_it() {
 }
 
 #[tokio::test]
+async fn as_many_streams_as_are_allowed_by_default() {
+    let door = open("").await;
+    for (streams, refused) in [(127, 0), (128, 0), (129, 1)] {
+        let (mut stream, streams_max) = greeted(door.grpc).await;
+        assert_eq!(streams_max, Some(128));
+        for number in 0..streams {
+            stream.write_all(&h2::call(2 * number + 1)).await.unwrap();
+        }
+        stream.write_all(&h2::frame(h2::PING, 0, 0, b"you well")).await.unwrap();
+        let mut reset = Vec::new();
+        until_frame(&mut stream, |kind, flags, number, _| {
+            if kind == h2::RST_STREAM {
+                reset.push(number);
+            }
+            kind == h2::PING && flags == 1
+        })
+        .await
+        .expect("the connection lives");
+        // The last one.
+        assert_eq!(reset, vec![2 * 128 + 1; refused], "{streams}");
+    }
+}
+
+#[tokio::test]
 async fn a_flood_of_streams_that_are_reset_closes_the_connection() {
     let door = open("").await;
     for (streams, survives) in [(20, true), (20_000, false)] {

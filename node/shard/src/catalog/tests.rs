@@ -377,6 +377,14 @@ fn what_is_announced_is_remembered_until_it_is_named() {
 }
 
 #[test]
+fn a_catalog_has_so_many_blocks() {
+    assert_eq!(check_room(BLOCKS_MAX - 3, 2), Ok(()));
+    assert_eq!(check_room(BLOCKS_MAX - 2, 2), Ok(()));
+    let (blocks, blocks_max) = (BLOCKS_MAX + 1, BLOCKS_MAX);
+    assert_eq!(check_room(BLOCKS_MAX - 1, 2), Err(Refusal::Full { blocks, blocks_max }));
+}
+
+#[test]
 fn so_many_objects_are_announced_at_once() {
     let mut catalog = opened();
     for n in 0..=ANNOUNCED_MAX as u64 {

@@ -65,6 +65,8 @@ pub struct Compactor {
 #[derive(Debug, Default)]
 struct State {
     busy: HashSet<BlockId>,
+    /// Claims that are out.
+    claims: u32,
     resting: Resting,
     /// Tenants take turns.
     last_tenant: Option<TenantId>,
@@ -87,6 +89,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut state = self.state.lock();
+        state.claims -= 1;
         for input in &self.job.inputs {
             state.busy.remove(&input.id);
         }
@@ -133,8 +136,8 @@ impl Compactor {
         })
     }
 
-    /// The next merge to do, if any; tenants take turns. At most `jobs_max` claims are out at once if the caller keeps to
-    /// the settings.
+    /// The next merge to do, if any; tenants take turns. At most `jobs_max` claims are out at once: each holds memory and
+    /// disk until it is dropped.
     pub fn next(&self) -> Option<Claim> {
         if !self.options.settings.enabled {
             return None;
@@ -143,6 +146,9 @@ impl Compactor {
         let now = self.options.clock.monotonic();
         let ring_now = self.options.catalog.now().unix_nanos;
         let mut state = self.state.lock();
+        if state.claims >= self.options.settings.jobs_max {
+            return None;
+        }
         state.resting.retain(|id| view.block(id).is_some());
         let tenants: Vec<_> = view.tenants().collect();
         let after = state.last_tenant.as_ref();
@@ -156,6 +162,7 @@ impl Compactor {
             };
             state.busy.extend(job.inputs.iter().map(|record| record.id));
             state.last_tenant = Some((*tenant).clone());
+            state.claims += 1;
             let state = Arc::clone(&self.state);
             return Some(Claim { job, state });
         }

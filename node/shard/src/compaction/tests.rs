@@ -358,7 +358,11 @@ async fn nothing_is_claimed_twice_and_tenants_take_turns() {
         }
     }
     bed.advance(4 * HOUR);
-    let compactor = bed.compactor(CompactionSettings::default(), "scratch");
+    let settings = CompactionSettings {
+        jobs_max: 6,
+        ..CompactionSettings::default()
+    };
+    let compactor = bed.compactor(settings, "scratch");
     let mut claims = Vec::new();
     while let Some(claim) = compactor.next() {
         claims.push(claim);
@@ -372,6 +376,32 @@ async fn nothing_is_claimed_twice_and_tenants_take_turns() {
         ..CompactionSettings::default()
     };
     assert!(bed.compactor(off, "off").next().is_none());
+}
+
+#[tokio::test]
+async fn so_many_merges_are_done_at_once() {
+    let bed = Bed::new();
+    for name in ["a", "b", "c", "d"] {
+        let of = tenant(name);
+        for n in 0..2 {
+            bed.flush(&[(&of, &[(n, 1, START)])]).await;
+        }
+    }
+    bed.advance(2 * HOUR);
+    for jobs_max in 1..=3 {
+        let settings = CompactionSettings {
+            jobs_max,
+            ..CompactionSettings::default()
+        };
+        let compactor = bed.compactor(settings, "scratch");
+        let mut claims: Vec<_> = std::iter::from_fn(|| compactor.next()).collect();
+        assert_eq!(claims.len(), jobs_max as usize);
+        claims.pop();
+        claims.extend(compactor.next());
+        assert_eq!(claims.len(), jobs_max as usize, "one is over");
+        assert!(compactor.next().is_none());
+    }
+    assert_eq!(CompactionSettings::default().jobs_max, 2);
 }
 
 #[tokio::test]

@@ -119,6 +119,30 @@ fn bombs_stop_early() {
 }
 
 #[test]
+fn the_ratio_is_looked_at_from_a_size_on() {
+    let length = 3 << 20;
+    for encoding in [Encoding::Gzip, Encoding::Zstd, Encoding::Zlib, Encoding::Lz4] {
+        let body = deflate(encoding, &vec![0; length]);
+        let is_bomb = |ratio_max: usize, ratio_free_bytes: usize| {
+            let limits = InflateLimits {
+                ratio_max,
+                ratio_free_bytes,
+                ..InflateLimits::default()
+            };
+            matches!(inflate(encoding, body.clone(), &limits), Err(Error::Bomb { .. }))
+        };
+        for (free, expected) in [(length - 1, true), (length, false), (length + 1, false)] {
+            assert_eq!(is_bomb(2, free), expected, "{encoding:?} free up to {free}");
+        }
+        // The smallest ratio that this body does not exceed.
+        let ratio = length / (body.len() + 1) + 1;
+        for (ratio_max, expected) in [(ratio - 1, true), (ratio, false), (ratio + 1, false)] {
+            assert_eq!(is_bomb(ratio_max, 1 << 20), expected, "{encoding:?} up to {ratio_max}");
+        }
+    }
+}
+
+#[test]
 fn cut_streams_and_trailing_bytes_are_refused() {
     let plain = noise(5000);
     for encoding in COMPRESSED {

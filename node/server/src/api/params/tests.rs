@@ -137,6 +137,24 @@ fn windows_at_the_limit_and_one_beside_it() {
 }
 
 #[test]
+fn unknown_parameters_are_passed_over() {
+    fn same<T: PartialEq + std::fmt::Debug>(read: fn(&str) -> Result<T, String>, query: &str) {
+        let plain = read(query);
+        assert!(plain.is_ok(), "{plain:?}");
+        for unknown in ["unheard=of", "unheard", "unheard=", "%C3%A4=%C3%A4", "Limit=x"] {
+            assert_eq!(read(&format!("{unknown}&{query}")), plain, "{unknown} before");
+            assert_eq!(read(&format!("{query}&{unknown}")), plain, "{unknown} behind");
+        }
+    }
+    same(search, "q={}&limit=7");
+    same(tags, "scope=span");
+    same(values, "q={}");
+    same(trace, "start=1&end=2");
+    let twice = search("unheard=1&unheard=2");
+    assert_eq!(twice, Err("invalid unheard: given twice".into()), "of any parameter");
+}
+
+#[test]
 fn one_search_language_at_a_time() {
     assert_eq!(
         search("q={}&tags=a=b"),

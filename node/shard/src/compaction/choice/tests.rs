@@ -83,6 +83,29 @@ fn a_window_is_closed_some_time_after_its_end_and_then_merged_fully() {
 }
 
 #[test]
+fn a_merge_takes_so_many_blocks() {
+    assert_eq!(CompactionSettings::default().input_blocks_max, 100);
+    for (blocks, taken) in [(99, 99), (100, 100), (101, 100)] {
+        let blocks: Vec<_> = (0..blocks).map(|n| record(n, 10, 0)).collect();
+        assert_eq!(ids(choose(&blocks, &rules(), CLOSED)).len(), taken);
+    }
+}
+
+#[test]
+fn a_merge_takes_so_much_memory() {
+    let blocks: Vec<_> = (0..10).map(|n| record(n, 1_000, 0)).collect();
+    let five = 5 * input_memory(&blocks[0]);
+    for (inputs, taken) in [(five - 1, 4), (five, 5), (five + 1, 5)] {
+        // Half of a job's memory is for its inputs.
+        let rules = Rules::new(&CompactionSettings {
+            job_memory: settings::ByteSize(2 * inputs),
+            ..CompactionSettings::default()
+        });
+        assert_eq!(ids(choose(&blocks, &rules, CLOSED)).len(), taken, "{inputs}");
+    }
+}
+
+#[test]
 fn large_blocks_are_left_alone() {
     let half = BLOCK_SPANS_MAX / 2;
     let spans = [record(0, half, 0), record(1, half, 0), record(2, half - 1, 0)];

@@ -102,6 +102,11 @@ fn exemplars_and_series_are_capped() {
 }
 
 #[test]
+fn unknown_parameters_are_passed_over() {
+    assert_eq!(range("unheard=of&q=x&Step=no"), range("q=x"));
+}
+
+#[test]
 fn what_makes_no_sense_is_named() {
     for (query, words) in [
         ("", "invalid q"),
