@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -33,7 +34,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use heads::{Answering, Requests, Watched};
+use heads::{Answering, Requests, Watched, too_large};
 
 /// How long an HTTP/1 connection may be idle between requests. Longer than the minute that load balancers keep theirs,
 /// so that we are not the one who closes while a request is on its way.
@@ -43,8 +44,10 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Headers of one request of HTTP/1, whose parser has room for so many. Its request line has hyper's limit, 65,534 bytes.
 const HEADERS_MAX: usize = 128;
-/// Bytes of all headers of one request of HTTP/2.
-const HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Bytes of all headers of one request of HTTP/2 as RFC 9113 (6.5.2) counts them: names, values, and 32 for each.
+const HEADER_BYTES_MAX: usize = 64 << 10;
+/// What h2 reads. Beyond it h2 itself answers 431 and nothing else; up to it we say why.
+const HEADER_BYTES_READ_MAX: u32 = 2 * HEADER_BYTES_MAX as u32;
 /// Receive windows of HTTP/2: a batch of 300 spans fits in a stream's, eight such in a connection's.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -177,11 +180,15 @@ async fn connection<I, S, F, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let requests = Arc::new(Requests::default());
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let open = requests.begin();
-        let answer = service(request);
+        let refused = too_large(&request);
+        let answer = refused.is_none().then(|| service(request));
         async move {
-            let answer = answer.await;
+            let answer = match answer {
+                Some(answer) => answer.await.map(Either::Left),
+                None => refused.unwrap_or_default().map(|text| Either::Right(Full::from(text))),
+            };
             Ok::<_, Infallible>(answer.map(|body| Answering { body, _request: open }))
         }
     });
@@ -219,7 +226,7 @@ fn builder(protocol: Protocol, limits: &ConnectionLimits) -> auto::Builder<Tokio
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES_MAX)
-        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_header_list_size(HEADER_BYTES_READ_MAX)
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_TIMEOUT);
     match protocol {

@@ -4,8 +4,8 @@
 //! [`Watched`] stands between hyper and the socket, knows whether what has come so far is half a head ([`Heads`], pure), and
 //! closes the connection when it stays so for longer than the header timeout. An idle connection has nothing half.
 //!
-//! It also gives hyper's own refusals (400, 414 and 431, before there is a request to answer) the sentence that all other
-//! errors have; hyper writes them without.
+//! It also gives hyper's own refusals of HTTP/1 (400, 414 and 431, before there is a request to answer) the sentence that
+//! all other errors have; hyper writes them without. For HTTP/2 there is [`too_large`], which answers before hyper would.
 //!
 //! Not here: how long a connection may be idle and bodies that trickle ([`super`], [`crate::body`]).
 
@@ -17,10 +17,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::HEADER_BYTES_MAX;
+use crate::refusal::{Kind, Refusal};
+
+/// What RFC 9113 counts for a field beside its name and its value.
+const FIELD_BYTES: usize = 32;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
 const DATA: u8 = 0;
@@ -233,6 +241,34 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
+/// The answer to a request of HTTP/2 whose headers are too many bytes. HTTP/1 has its limits in hyper's parser.
+pub(super) fn too_large<B>(request: &Request<B>) -> Option<Response<Bytes>> {
+    if request.version() != Version::HTTP_2 {
+        return None;
+    }
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let fields = request.headers().iter();
+    let bytes: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
+        .sum();
+    if bytes + path <= HEADER_BYTES_MAX {
+        return None;
+    }
+    let refusal = Refusal::new(
+        Kind::TooLarge,
+        format!("the head of the request is too large: more than {HEADER_BYTES_MAX} bytes"),
+    );
+    let content_type = request.headers().get(CONTENT_TYPE);
+    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+        return Some(crate::receiver::grpc::failure(&refusal).map(|_| Bytes::new()));
+    }
+    let mut response = Response::new(Bytes::from(refusal.message.into_owned()));
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    Some(response)
+}
+
 /// The answer to write in the place of `written`, if that is a refusal of hyper's own: a head without a body.
 fn with_reason(written: &[u8]) -> Option<Vec<u8>> {
     let (status, reason) = [
@@ -377,6 +413,27 @@ mod tests {
         heads.take(b"G", &requests);
         let second = heads.unfinished(&requests);
         assert!(second.is_some() && second != first);
+    }
+
+    #[test]
+    fn heads_of_http2_at_the_limit_and_one_beyond_it() {
+        let of_bytes = |bytes: usize, version: Version, content_type: &str| {
+            let head = "/a?b".len() + "content-type".len() + content_type.len() + "x".len() + 2 * FIELD_BYTES;
+            let request = Request::builder().version(version).uri("http://host/a?b");
+            let request = request.header(CONTENT_TYPE, content_type);
+            let request = request.header("x", "y".repeat(bytes - head)).body(()).unwrap();
+            too_large(&request)
+        };
+        assert!(of_bytes(HEADER_BYTES_MAX, Version::HTTP_2, "text/plain").is_none());
+        assert!(of_bytes(HEADER_BYTES_MAX + 1, Version::HTTP_11, "text/plain").is_none());
+        let plain = of_bytes(HEADER_BYTES_MAX + 1, Version::HTTP_2, "text/plain").unwrap();
+        assert_eq!(plain.status(), 431);
+        assert!(plain.body().ends_with(b"more than 65536 bytes"));
+        let grpc = of_bytes(HEADER_BYTES_MAX + 1, Version::HTTP_2, "application/grpc").unwrap();
+        assert_eq!(
+            (grpc.status().as_u16(), &grpc.headers()["grpc-status"]),
+            (200, &HeaderValue::from(8))
+        );
     }
 
     #[test]

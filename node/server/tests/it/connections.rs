@@ -119,6 +119,36 @@ async fn heads_that_are_too_large_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn heads_of_http2_that_are_too_large_are_refused() {
+    let door = open("").await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    // The last is beyond what is read at all.
+    for (kib, status, text) in [
+        (60, 200, "echo"),
+        (70, 431, "the head of the request is too large: more than 65536 bytes"),
+        (200, 431, ""),
+    ] {
+        let pad = "y".repeat(kib << 10);
+        let request = client.get(format!("http://{}/api/echo", door.api)).header("x-pad", pad);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status, "{kib} KiB");
+        assert_eq!(answer.text().await.unwrap().trim_end(), text, "{kib} KiB");
+    }
+    let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+    for (kib, code) in [(60, "0"), (70, "8")] {
+        let pad = "y".repeat(kib << 10);
+        let answer = crate::door::grpc_call(door.grpc, path, &[("x-pad", &pad)], framed(false, b"x")).await;
+        assert_eq!(
+            (answer.status, answer.code.as_str()),
+            (200, code),
+            "{kib} KiB: {}",
+            answer.message
+        );
+    }
+    assert_eq!(door.taken().len(), 1);
+}
+
 /// One request inside the store.
 async fn with_one_inside(door: &Door) -> (Arc<Notify>, impl Future<Output = String> + use<>) {
     let gate = Arc::new(Notify::new());
