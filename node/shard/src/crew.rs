@@ -403,3 +403,6 @@ impl<W: Work> Shared<W> {
         Ok(took)
     }
 }
+
+#[cfg(test)]
+mod tests;
