@@ -6,7 +6,7 @@
 use crate::ast::{Body, MetricsExpr, Pipeline, ScalarExpr};
 use crate::ast::{Expr, LogicOp, SpansetExpr, Stage};
 use crate::check::check_filter;
-use crate::lex::{Sym, Tok, Token, lex_prefix};
+use crate::lex::{Sym, Tok, Token, lex_unfinished};
 use crate::parse::{parse_expr_tokens, parse_query};
 
 /// Most alternatives kept; more make the filter pointless, so then there is none.
@@ -17,7 +17,7 @@ pub(crate) fn parse_lenient(text: &str) -> Option<Expr> {
     let mut spansets = Vec::new();
     match parse_query(text) {
         Ok(query) => collect_body(&query.body, &mut spansets),
-        Err(_) => collect_tokens(text, &lex_prefix(text), &mut spansets),
+        Err(_) => collect_tokens(text, &lex_unfinished(text), &mut spansets),
     }
     // A span is of interest if any of the spansets could hold it; one that holds all spans decides it.
     let mut alternatives = Vec::new();
@@ -87,12 +87,16 @@ fn collect_spanset(expr: &SpansetExpr, out: &mut Vec<Option<Expr>>) {
     }
 }
 
-/// Every `{ … }` of the tokens, the last one perhaps open; an unfinished text without braces is one of its own.
+/// Every `{ … }` of the tokens, the last one perhaps open. That of `compare({ … })` only marks some of the spans.
 fn collect_tokens(text: &str, tokens: &[Token<'_>], out: &mut Vec<Option<Expr>>) {
     let mut open = None;
     for (i, token) in tokens.iter().enumerate() {
         match token.tok {
-            Tok::Sym(Sym::BraceOpen) => open = Some(i + 1),
+            Tok::Sym(Sym::BraceOpen) => {
+                let before: Vec<_> = tokens[..i].iter().rev().take(2).map(|token| &token.tok).collect();
+                let is_selection = before == [&Tok::Sym(Sym::ParenOpen), &Tok::Word("compare")];
+                open = (!is_selection).then_some(i + 1);
+            }
             Tok::Sym(Sym::BraceClose) | Tok::End => {
                 if let Some(start) = open.take() {
                     out.push(usable_parts(text, &tokens[start..i]));

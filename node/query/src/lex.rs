@@ -109,6 +109,8 @@ pub(crate) enum Tok<'a> {
     Word(&'a str),
     /// An attribute with its scope or a scoped intrinsic.
     Field(Field),
+    /// Characters that are no token; only [`lex_unfinished`] has it.
+    Unreadable,
     End,
 }
 
@@ -119,6 +121,7 @@ impl fmt::Display for Tok<'_> {
             Tok::Literal(value) => write!(f, "{value}"),
             Tok::Word(word) => write!(f, "'{word}'"),
             Tok::Field(field) => write!(f, "'{field}'"),
+            Tok::Unreadable => f.write_str("no token"),
             Tok::End => f.write_str("end of query"),
         }
     }
@@ -172,14 +175,29 @@ pub(crate) fn lex(text: &str) -> Result<Vec<Token<'_>>> {
     }
 }
 
-/// The tokens up to the first place that is not a token (an unfinished string, a stray character), [`Tok::End`] last.
-pub(crate) fn lex_prefix(text: &str) -> Vec<Token<'_>> {
+/// The tokens of a text that is being typed, [`Tok::End`] last. What is no token is [`Tok::Unreadable`] up to where a name
+/// would end, because more may follow; behind a string or a comment that does not end there is nothing more.
+pub(crate) fn lex_unfinished(text: &str) -> Vec<Token<'_>> {
     let mut lexer = Lexer { text, at: 0 };
     let mut tokens = Vec::new();
     while text.len() <= limits::QUERY_BYTES_MAX {
+        let is_blank_readable = lexer.skip_blank().is_ok();
+        let start = lexer.at;
         match lexer.next_token() {
-            Ok(token) if token.tok != Tok::End => tokens.push(token),
-            _ => break,
+            Ok(token) if token.tok == Tok::End => break,
+            Ok(token) => tokens.push(token),
+            Err(_) => {
+                let rest = &text[start..];
+                let is_open = !is_blank_readable || rest.starts_with(['"', '`']);
+                let first = rest.chars().next().map_or(0, char::len_utf8);
+                let length = rest[first..].find(ends_name).unwrap_or(rest.len() - first);
+                lexer.at = if is_open { text.len() } else { start + first + length };
+                tokens.push(Token {
+                    tok: Tok::Unreadable,
+                    start,
+                    end: lexer.at,
+                });
+            }
         }
     }
     let end = tokens.last().map_or(0, |token| token.end);

@@ -7,10 +7,10 @@
 mod chunk;
 #[path = "../../tests/suite/equivalence.rs"]
 mod equivalence;
-#[path = "../../tests/suite/language.rs"]
-mod language;
 #[path = "../../tests/suite/naive.rs"]
 mod naive;
+#[path = "../../tests/suite/random.rs"]
+mod random;
 #[path = "../../tests/suite/spans.rs"]
 mod spans;
 

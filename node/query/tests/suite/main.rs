@@ -11,6 +11,7 @@ mod corpus;
 mod equivalence;
 mod golden;
 mod language;
+mod lenient;
 mod measured;
 mod naive;
 mod random;

@@ -106,7 +106,7 @@ pub(crate) fn any_spans() -> impl Strategy<Value = Vec<Span>> {
     })
 }
 
-fn any_term() -> impl Strategy<Value = String> {
+pub(crate) fn any_term() -> impl Strategy<Value = String> {
     let field = proptest::sample::select(vec![
         ".x",
         ".yy",
@@ -211,7 +211,7 @@ pub(crate) fn any_filter() -> impl Strategy<Value = String> {
     prop_oneof![1 => Just("{ }".to_owned()), 6 => joined.prop_map(|inner| format!("{{ {inner} }}"))]
 }
 
-fn any_scalar_filter() -> impl Strategy<Value = String> {
+pub(crate) fn any_scalar_filter() -> impl Strategy<Value = String> {
     let aggregate = prop_oneof![
         Just("count()".to_owned()),
         (
