@@ -152,6 +152,78 @@ fn arrows() -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
+/// `cargo deny` is for where advisories can be fetched; that it would not stumble over the crates themselves is seen here.
+#[test]
+fn the_policy_knows_every_crate_that_is_there_twice() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["tree", "--workspace", "--offline", "--locked", "--prefix", "none"])
+        .args(["--edges", "normal,build,dev", "--target", "x86_64-unknown-linux-gnu"])
+        .current_dir(workspace())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let tree = String::from_utf8_lossy(&output.stdout);
+    for line in tree.lines() {
+        if let Some((name, rest)) = line.split_once(" v") {
+            let version = rest.split(' ').next().unwrap_or_default();
+            versions.entry(name).or_default().insert(version);
+        }
+    }
+    assert!(versions.len() > 300, "{} crates", versions.len());
+    let policy = std::fs::read_to_string(workspace().join("deny.toml")).unwrap();
+    let skipped: BTreeSet<(&str, &str)> = policy
+        .lines()
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("{ crate = \"")?
+                .split('"')
+                .next()?
+                .split_once(':')
+        })
+        .collect();
+    let is_skipped = |name: &str, version: &str| {
+        skipped.iter().any(|(of, start)| {
+            *of == name
+                && version
+                    .strip_prefix(start)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    let mut wrong = Vec::new();
+    for (name, versions) in &versions {
+        let counted: Vec<_> = versions.iter().filter(|version| !is_skipped(name, version)).collect();
+        if counted.len() > 1 {
+            wrong.push(format!(
+                "{name} is there as {counted:?}: bring them together or say who holds them"
+            ));
+        }
+    }
+    for (name, start) in &skipped {
+        if versions.get(name).is_none_or(|versions| versions.len() < 2) {
+            wrong.push(format!("{name}:{start} is skipped, but is not there twice"));
+        }
+    }
+    assert!(wrong.is_empty(), "deny.toml:\n{}", wrong.join("\n"));
+}
+
+/// Crates name each other by path alone, which the policy allows to those only that are not published.
+#[test]
+fn no_crate_is_published_by_accident() {
+    for path in files() {
+        let is_ours = path.ends_with("Cargo.toml") && path.parent() != Some(&workspace());
+        if is_ours {
+            let manifest = std::fs::read_to_string(&path).unwrap();
+            assert!(
+                manifest.contains("\npublish = false\n"),
+                "{} lacks publish = false",
+                shown(&path)
+            );
+        }
+    }
+}
+
 #[test]
 fn arrows_point_down() {
     let mut wrong = Vec::new();

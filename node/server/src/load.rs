@@ -38,7 +38,7 @@ pub struct LoadArgs {
     /// Stop after this many spans, rounded up to whole requests
     #[arg(long, conflicts_with = "duration")]
     pub spans: Option<u64>,
-    /// Stop after this time [default: 30s, unless --spans is given]
+    /// Stop after this time; with --rate, when all that is due in it was sent [default: 30s, unless --spans is given]
     #[arg(long)]
     pub duration: Option<Period>,
     /// Connections

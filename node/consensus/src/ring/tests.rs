@@ -475,6 +475,88 @@ fn unknown_commands_are_errors_and_unknown_fields_are_not() {
     assert_eq!(RingCommand::decode(&[2]), Err(RingDecodeError::Format { found: 2 }));
 }
 
+/// One of each kind; what `testdata/v1/ring.txt` says, line by line.
+fn one_of_each() -> Vec<Body> {
+    let tenant = || TenantId::new("team-a").unwrap();
+    let lease = || Arc::from("compaction/team-a");
+    let flush = catalog::Command::AddBlock {
+        group: key(0, 1),
+        from: LogIndex(0),
+        to: LogIndex(4),
+        object: None,
+        records: Vec::new(),
+    };
+    vec![
+        bootstrap(),
+        Body::Tick,
+        Body::PutNode(node(4)),
+        Body::SetShardMap {
+            epoch: 1,
+            shards: shards(2, 2, &[2, 3, 4]),
+        },
+        Body::Seal {
+            key: key(0, 1),
+            last: LogIndex(9),
+        },
+        Body::Catalog(flush),
+        Body::PutTenant {
+            tenant: tenant(),
+            settings: Bytes::from_static(b"settings"),
+        },
+        Body::AcquireLease {
+            lease: lease(),
+            holder: NodeId(2),
+            duration_nanos: 7 * SECOND,
+        },
+        Body::RaiseFeatureLevel(1),
+        Body::Retire(key(1, 1)),
+        Body::Abandon(key(0, 1)),
+        Body::RemoveNode(NodeId(1)),
+        Body::ReleaseLease {
+            lease: lease(),
+            holder: NodeId(2),
+            fence: 1,
+        },
+        Body::RemoveTenant(tenant()),
+        Body::ResetClock {
+            unix_nanos: START + SECOND,
+        },
+    ]
+}
+
+/// The commands are in logs and the state is in snapshots: lines of `testdata/v1` are never written again, and a new kind
+/// of command gets a new line. `WRITE_TESTDATA=1` writes the file where there is none.
+#[test]
+fn commands_and_states_of_version_1_are_read_and_written_for_ever() {
+    let mut state = RingState::default();
+    let mut written = Vec::new();
+    for (number, body) in one_of_each().into_iter().enumerate() {
+        let command = RingCommand::new(START + number as u64, body);
+        let bytes = command.encode();
+        assert_eq!(RingCommand::decode(&bytes).as_ref(), Ok(&command));
+        written.push(format!("command {}", hex(&bytes)));
+        // In the middle everything is there: a generation that is sealed, a tenant, a lease, a watermark.
+        let answer = state.apply(command);
+        assert!(number > 8 || answer.is_ok(), "command {number}: {answer:?}");
+        if number == 8 {
+            assert_eq!(RingState::decode(&state.encode()).as_ref(), Ok(&state));
+            written.push(format!("state {}", hex(&state.encode())));
+        }
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1/ring.txt");
+    if std::env::var_os("WRITE_TESTDATA").is_some() && !path.exists() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, written.join("\n") + "\n").unwrap();
+    }
+    let frozen = std::fs::read_to_string(path).unwrap();
+    let frozen: Vec<&str> = frozen.lines().collect();
+    assert_eq!(written, frozen);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Commands of every kind, most of them sensible.
 fn body() -> impl Strategy<Value = Body> {
     let ids = || 1..6u64;

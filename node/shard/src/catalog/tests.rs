@@ -901,3 +901,59 @@ fn catalogs_of_earlier_programs_open() {
     let names = [0x63, 0x64].map(|n| ObjectId(BlockId(0x018b_cfe5_6800_7000_8000_0000_0000_0000 + n)));
     assert_eq!(announced.view().announced().collect::<Vec<_>>(), names);
 }
+
+/// What the ring's log holds of the catalog, one line per command; a new kind of command gets a new line.
+/// `WRITE_TESTDATA=1` writes the file where there is none.
+#[test]
+fn commands_of_version_1_are_read_and_written_for_ever() {
+    let all_split = match merge(&[101, 201], 3, 1) {
+        Command::Replace { old, objects, records } => Command::Replace {
+            old,
+            objects,
+            records: records
+                .into_iter()
+                .map(|record| BlockRecord {
+                    split_traces: SplitTraces::All,
+                    ..record
+                })
+                .collect(),
+        },
+        other => other,
+    };
+    let commands = [
+        flush(group(0, 1), 0, 4, 1, &[1, 2]),
+        merge(&[101, 201], 3, 1),
+        all_split,
+        Command::Delete {
+            ids: vec![block_id(101)],
+            reason: DeleteReason::Retention,
+        },
+        Command::Delete {
+            ids: vec![block_id(102)],
+            reason: DeleteReason::TenantRemoved,
+        },
+        Command::PutTraceIndex {
+            tenant: tenant(1),
+            old: vec![object_id(7)],
+            new: Some(trace_index(8, 1, START_NANOS)),
+        },
+        Command::Announce { object: object_id(9) },
+        Command::Withdraw {
+            objects: vec![object_id(9), object_id(10)],
+        },
+        Command::ForgetObject { object: object_id(1) },
+    ];
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut written = Vec::new();
+    for command in &commands {
+        let bytes = command.encode();
+        assert_eq!(Command::decode(&bytes).as_ref(), Ok(command));
+        written.push(hex(&bytes));
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1/catalog-commands.txt");
+    if std::env::var_os("WRITE_TESTDATA").is_some() && !path.exists() {
+        std::fs::write(&path, written.join("\n") + "\n").unwrap();
+    }
+    let frozen = std::fs::read_to_string(path).unwrap();
+    assert_eq!(written, frozen.lines().collect::<Vec<_>>());
+}
