@@ -83,6 +83,8 @@ pub struct Metrics {
     pub open_connections: Gauge,
     pub in_flight_bytes: Gauge,
     pub dropped_log_lines: Count,
+    /// Rounds of a shard's flush that ended in an error; each is tried again.
+    pub failed_flushes: Count,
 }
 
 /// 1 ms to 32 s; an ack takes some milliseconds, a query up to its timeout.
@@ -106,6 +108,7 @@ impl Metrics {
             open_connections: Gauge::default(),
             in_flight_bytes: Gauge::default(),
             dropped_log_lines: Count::default(),
+            failed_flushes: Count::default(),
         };
         {
             let mut registry = metrics.registry.lock();
@@ -159,6 +162,11 @@ impl Metrics {
                 "log_lines_dropped",
                 "Own log lines dropped because they repeated too often",
                 metrics.dropped_log_lines.clone(),
+            );
+            registry.register(
+                "failed_flushes",
+                "Rounds of a shard's flush that ended in an error; each is tried again, and the log keeps the spans",
+                metrics.failed_flushes.clone(),
             );
             let build = Info::new(vec![("version", crate::VERSION), ("revision", crate::REVISION)]);
             registry.register("build", "What is running", build);

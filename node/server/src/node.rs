@@ -67,6 +67,7 @@ use model::{BlockId, Clock};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use settings::NodeSettings;
+use settings::storage::StorageType;
 use shard::blocks::Blocks;
 use shard::column_cache::ColumnCache;
 use shard::decoded_cache::DecodedCache;
@@ -90,7 +91,7 @@ use gauges::Gauges;
 use ground::Ground;
 use housekeeping::{Caches, Housekeeping};
 use observer::Observer;
-use owner::{Owned, OwnedStore};
+use owner::{Comer, Owned, OwnedStore};
 use peers::Peers;
 use ring::RingPort;
 use route::Router;
@@ -186,12 +187,14 @@ impl Node {
         }
 
         let for_admin = Arc::clone(&objects);
-        let owned = OwnedStore::new(
-            Arc::clone(&objects),
-            &prefix,
-            state.state.cluster,
-            &settings.node.cluster,
-        );
+        let catalog = Arc::clone(&ring);
+        let comer = Comer {
+            cluster: state.state.cluster,
+            name: settings.node.cluster.clone(),
+            has_objects: Box::new(move || catalog.view().names_objects()),
+            may_vanish: settings.storage.r#type == StorageType::Filesystem,
+        };
+        let owned = OwnedStore::new(Arc::clone(&objects), &prefix, comer);
         owner::confirm_at_start(&owned).await?;
         let store = Store::new(Arc::new(Owned(owned)), prefix.clone());
         let cache = settings.memory.block_cache.bytes();

@@ -9,26 +9,35 @@ use parking_lot::Mutex;
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Notices {
-    by_subject: Mutex<BTreeMap<&'static str, String>>,
+    /// By subject and part of it.
+    said: Mutex<BTreeMap<(&'static str, u64), String>>,
 }
 
 impl Notices {
     /// Says something about a subject instead of what was said before; `None`: all is well.
     pub fn set(&self, subject: &'static str, notice: Option<String>) {
-        let mut by_subject = self.by_subject.lock();
+        self.set_of(subject, 0, notice);
+    }
+
+    /// The same about one part of a subject, such as a shard, while others may be well or not.
+    pub fn set_of(&self, subject: &'static str, part: u64, notice: Option<String>) {
+        let mut said = self.said.lock();
         match notice {
-            Some(notice) => by_subject.insert(subject, notice),
-            None => by_subject.remove(subject),
+            Some(notice) => said.insert((subject, part), notice),
+            None => said.remove(&(subject, part)),
         };
     }
 
-    /// A line each; empty when all is well.
+    /// A line each; empty when all is well. What is the same of several parts is said once.
     pub fn lines(&self) -> String {
-        let by_subject = self.by_subject.lock();
-        let lines = by_subject
+        let said = self.said.lock();
+        let mut lines: Vec<_> = said
             .iter()
-            .map(|(subject, notice)| format!("{subject}: {notice}\n"));
-        lines.collect()
+            .map(|(&(subject, _), notice)| format!("{subject}: {notice}\n"))
+            .collect();
+        lines.sort_unstable();
+        lines.dedup();
+        lines.concat()
     }
 }
 
@@ -47,5 +56,12 @@ mod tests {
         notices.set("a", None);
         notices.set("a", None);
         assert_eq!(notices.lines(), "b: three\n");
+        for (part, notice) in [(1, "four"), (2, "five"), (3, "four")] {
+            notices.set_of("c", part, Some(notice.to_owned()));
+        }
+        assert_eq!(notices.lines(), "b: three\nc: five\nc: four\n");
+        notices.set_of("c", 1, None);
+        notices.set_of("c", 2, None);
+        assert_eq!(notices.lines(), "b: three\nc: four\n");
     }
 }

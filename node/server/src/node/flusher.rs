@@ -21,6 +21,7 @@ use wal::{Level, Wal};
 use super::machine::ShardMachine;
 use super::ring::RingPort;
 use crate::app::Common;
+use crate::notice::Notices;
 
 /// How often is looked. A tail grows by some megabytes in that time.
 const LOOK: Duration = Duration::from_millis(250);
@@ -30,6 +31,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Blocks that may wait on local disk for the object store before cutting stops and the log keeps the rest.
 const SPOOLED_MAX: usize = 64;
 const PURGE_WITHIN: Duration = Duration::from_secs(30);
+/// Length of the error in a notice; clouds answer with pages.
+const NOTICE_CHARS: usize = 800;
 
 /// What a flush needs.
 pub(super) struct FlushRoom {
@@ -49,6 +52,11 @@ pub(super) async fn run(room: FlushRoom, stop: CancellationToken) {
     let mut backoff = BACKOFF_FIRST;
     let mut pause = LOOK;
     let mut forgotten = LogIndex(0);
+    let group = room.flusher.shard.group();
+    let told = Told {
+        notices: Arc::clone(&room.common.notices),
+        part: (u64::from(group.shard.0) << 32) | group.generation.0,
+    };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -60,13 +68,42 @@ pub(super) async fn run(room: FlushRoom, stop: CancellationToken) {
             outcome = room.round(&mut forgotten) => outcome,
         };
         match outcome {
-            Ok(()) => (pause, backoff) = (LOOK, BACKOFF_FIRST),
+            Ok(()) => {
+                (pause, backoff) = (LOOK, BACKOFF_FIRST);
+                told.well();
+            }
             Err(error) => {
-                let shard = room.flusher.shard.group();
-                tracing::warn!(error = format!("{error:#}"), %shard, "flush failed; trying again");
+                let error = format!("{error:#}");
+                tracing::warn!(error, shard = %room.flusher.shard.group(), "flush failed; trying again");
+                room.common.metrics.failed_flushes.inc();
+                told.failed(&error);
                 (pause, backoff) = (backoff, (backoff * 2).min(BACKOFF_MAX));
             }
         }
+    }
+}
+
+/// What `/status` says of one shard's flushes. Taken back when they go well again, or are another node's.
+struct Told {
+    notices: Arc<Notices>,
+    part: u64,
+}
+
+impl Told {
+    fn failed(&self, error: &str) {
+        let text: String = error.chars().take(NOTICE_CHARS).collect();
+        let notice = format!("blocks cannot be made or stored; the log keeps their spans: {text}");
+        self.notices.set_of("flush", self.part, Some(notice));
+    }
+
+    fn well(&self) {
+        self.notices.set_of("flush", self.part, None);
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.well();
     }
 }
 

@@ -5,6 +5,11 @@
 //! - Whoever founds a cluster finds the prefix without an owner and without blocks ([`vacant`]), or does not found it.
 //! - Nothing is written or deleted below a prefix before its owner was read and is this cluster ([`OwnedStore`]). The first
 //!   to ask becomes it, by a write that fails if another was faster.
+//! - A prefix without an owner is not that of a cluster whose catalog names objects there, or which was its owner a moment
+//!   ago: a volume is not mounted, or somebody emptied it. What would be written there is gone when the volume is back, so
+//!   the log keeps it. Only somebody who knows that the objects are lost for good can say so, by writing the file.
+//! - A folder's volume can be unmounted while the node runs, without an error: there the owner is read before and after
+//!   each write, not once.
 //! - The owner keeps its name (`node.cluster`): a node that is set to another does not join it and does not start.
 //! - That the store cannot be asked is no reason not to start: what is acknowledged waits in the log until it can.
 //!
@@ -20,7 +25,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use serde::{Deserialize, Serialize};
 
@@ -121,41 +126,57 @@ async fn read(objects: &dyn ObjectStore, key: &Path) -> Result<Option<Owner>> {
     Ok(Some(owner))
 }
 
+/// The cluster that comes to a prefix.
+pub(super) struct Comer {
+    /// Its id, made when it was founded.
+    pub(super) cluster: u128,
+    /// What its settings call it (`node.cluster`).
+    pub(super) name: String,
+    /// Whether its catalog names objects, asked when the prefix has no owner.
+    pub(super) has_objects: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Whether the store can be another one from one write to the next, as a folder is whose volume was unmounted.
+    pub(super) may_vanish: bool,
+}
+
 /// A store that takes writes and deletions only while this cluster owns the prefix. Reads go through.
 pub(super) struct OwnedStore {
     objects: Arc<dyn ObjectStore>,
     key: Path,
     cluster: String,
-    name: String,
+    comer: Comer,
     is_owner: AtomicBool,
     is_foreign: AtomicBool,
 }
 
 impl OwnedStore {
-    pub(super) fn new(objects: Arc<dyn ObjectStore>, prefix: &Path, cluster: u128, name: &str) -> Arc<Self> {
+    pub(super) fn new(objects: Arc<dyn ObjectStore>, prefix: &Path, comer: Comer) -> Arc<Self> {
         Arc::new(Self {
             objects,
             key: key(prefix),
-            cluster: format!("{cluster:032x}"),
-            name: name.to_owned(),
+            cluster: format!("{:032x}", comer.cluster),
+            comer,
             is_owner: AtomicBool::new(false),
             is_foreign: AtomicBool::new(false),
         })
     }
 
-    /// Reads whose prefix it is, and makes it this cluster's if it is nobody's. Asked once; an owner stays one.
+    /// Reads whose prefix it is, and makes it this cluster's if it is nobody's and never was ours. Asked once, of a store
+    /// that may vanish each time.
     ///
-    /// Errors: that another cluster owns it, see [`OwnedStore::is_foreign`]; or that the store cannot be asked, which passes.
+    /// Errors: that another cluster owns it, see [`OwnedStore::is_foreign`]; that it was ours and nobody says so any more;
+    /// or that the store cannot be asked. The last two pass.
     pub(super) async fn confirm(&self) -> Result<()> {
-        if self.is_owner.load(Ordering::Acquire) {
+        let was_owner = self.is_owner.load(Ordering::Acquire);
+        if was_owner && !self.comer.may_vanish {
             return Ok(());
         }
         let owner = match read(&*self.objects, &self.key).await? {
             Some(owner) => owner,
+            None if was_owner || (self.comer.has_objects)() => return Err(self.gone()),
             None => self.claim().await?,
         };
         let refusal = if owner.cluster == self.cluster {
-            owner.other_name(&self.name)
+            owner.other_name(&self.comer.name)
         } else {
             Some(format!(
                 "this prefix of the object store belongs to cluster {}, this node to {}: two clusters need two prefixes",
@@ -178,12 +199,40 @@ impl OwnedStore {
         self.is_foreign.load(Ordering::Acquire)
     }
 
+    /// A write, or a removal, between two looks at whose prefix it is: where a volume may go in between, only what the second
+    /// look still finds in place is done.
+    async fn in_place<T>(&self, write: impl Future<Output = Result<T>>) -> Result<T> {
+        self.confirm().await?;
+        let written = write.await?;
+        if self.comer.may_vanish {
+            self.confirm().await?;
+        }
+        Ok(written)
+    }
+
+    fn gone(&self) -> Error {
+        let text = serde_json::to_string(&self.as_owner()).unwrap_or_default();
+        let why = format!(
+            "{} is gone, and with it the objects that the catalog names: is the volume not mounted, or was the bucket emptied? \
+             Nothing is written or deleted there until it is back. If it is lost for good, write {text} there",
+            self.key
+        );
+        Error::NotFound {
+            path: self.key.to_string(),
+            source: why.into(),
+        }
+    }
+
+    fn as_owner(&self) -> Owner {
+        Owner {
+            cluster: self.cluster.clone(),
+            name: Some(self.comer.name.clone()),
+        }
+    }
+
     /// Who owns it after an attempt to be the first.
     async fn claim(&self) -> Result<Owner> {
-        let owner = Owner {
-            cluster: self.cluster.clone(),
-            name: Some(self.name.clone()),
-        };
+        let owner = self.as_owner();
         let text = serde_json::to_vec(&owner).map_err(|error| Error::Generic {
             store: "owner.json",
             source: error.into(),
@@ -228,16 +277,40 @@ impl fmt::Display for Owned {
     }
 }
 
+/// An upload in parts that is complete only in place.
+#[derive(Debug)]
+struct OwnedUpload {
+    parts: Box<dyn MultipartUpload>,
+    owned: Arc<OwnedStore>,
+}
+
+#[async_trait::async_trait]
+impl MultipartUpload for OwnedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.parts.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.owned.in_place(self.parts.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.parts.abort().await
+    }
+}
+
 #[async_trait::async_trait]
 impl ObjectStore for Owned {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.0.confirm().await?;
-        self.0.objects.put_opts(location, payload, opts).await
+        let write = self.0.objects.put_opts(location, payload, opts);
+        self.0.in_place(write).await
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         self.0.confirm().await?;
-        self.0.objects.put_multipart_opts(location, opts).await
+        let parts = self.0.objects.put_multipart_opts(location, opts).await?;
+        let owned = Arc::clone(&self.0);
+        Ok(Box::new(OwnedUpload { parts, owned }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -272,8 +345,8 @@ impl ObjectStore for Owned {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.0.confirm().await?;
-        self.0.objects.copy_opts(from, to, options).await
+        let write = self.0.objects.copy_opts(from, to, options);
+        self.0.in_place(write).await
     }
 }
 
@@ -289,6 +362,17 @@ mod tests {
         Path::from("t")
     }
 
+    /// Cluster `id` named `name` in a store that stays where it is, before its first object.
+    fn owned(objects: &Arc<dyn ObjectStore>, prefix: &Path, id: u128, name: &str) -> Arc<OwnedStore> {
+        let comer = Comer {
+            cluster: id,
+            name: name.to_owned(),
+            has_objects: Box::new(|| false),
+            may_vanish: false,
+        };
+        OwnedStore::new(Arc::clone(objects), prefix, comer)
+    }
+
     async fn put(store: &dyn ObjectStore, key: &str) -> Result<()> {
         store.put(&Path::from(key), "x".into()).await.map(drop)
     }
@@ -296,15 +380,11 @@ mod tests {
     #[tokio::test]
     async fn the_first_cluster_owns_the_prefix_for_good() {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let first = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7, "c"));
+        let first = Owned(owned(&objects, &prefix(), 7, "c"));
         put(&first, BLOCK).await.unwrap();
         // The same cluster, another node or another life.
-        Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7, "c"))
-            .0
-            .confirm()
-            .await
-            .unwrap();
-        let second = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 8, "c"));
+        Owned(owned(&objects, &prefix(), 7, "c")).0.confirm().await.unwrap();
+        let second = Owned(owned(&objects, &prefix(), 8, "c"));
         let refused = put(&second, "t/l0/0-1/b.parquet").await.unwrap_err();
         assert!(second.0.is_foreign() && !first.0.is_foreign());
         assert!(
@@ -319,16 +399,89 @@ mod tests {
         assert_eq!(objects.list(None).count().await, 2);
         first.delete(&Path::from(BLOCK)).await.unwrap();
         // Another prefix is another matter.
-        let elsewhere = Owned(OwnedStore::new(objects, &Path::from("u"), 8, "c"));
+        let elsewhere = Owned(owned(&objects, &Path::from("u"), 8, "c"));
         put(&elsewhere, "u/l0/0-1/b.parquet").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cluster_with_objects_does_not_take_a_prefix_without_owner_for_its_own() {
+        let (has_objects, objects) = (Arc::new(AtomicBool::new(false)), Arc::new(InMemory::new()));
+        let come = |may_vanish| {
+            let has_objects = Arc::clone(&has_objects);
+            let comer = Comer {
+                cluster: 7,
+                name: "c".to_owned(),
+                has_objects: Box::new(move || has_objects.load(Ordering::Relaxed)),
+                may_vanish,
+            };
+            Owned(OwnedStore::new(
+                Arc::clone(&objects) as Arc<dyn ObjectStore>,
+                &prefix(),
+                comer,
+            ))
+        };
+        let (folder, bucket) = (come(true), come(false));
+        for store in [&folder, &bucket] {
+            put(store, BLOCK).await.unwrap();
+        }
+        let text = objects.get(&key(&prefix())).await.unwrap().bytes().await.unwrap();
+        for location in [key(&prefix()), Path::from(BLOCK)] {
+            objects.delete(&location).await.unwrap();
+        }
+        // The folder is looked at each time; a bucket does not go away and come back as an empty one.
+        let refused = put(&folder, BLOCK).await.unwrap_err();
+        let words = format!(
+            "t/owner.json is gone, and with it the objects that the catalog names: is the volume not mounted, or was the \
+             bucket emptied? Nothing is written or deleted there until it is back. If it is lost for good, write {} there",
+            std::str::from_utf8(&text).unwrap()
+        );
+        assert!(refused.to_string().contains(&words), "{refused}");
+        assert!(folder.delete(&Path::from(BLOCK)).await.is_err());
+        assert!(folder.copy(&Path::from(BLOCK), &Path::from("t/c")).await.is_err());
+        assert_eq!(objects.list(None).count().await, 0, "nor is the prefix taken anew");
+        // Another life of the same cluster knows only what its catalog names.
+        has_objects.store(true, Ordering::Relaxed);
+        for store in [come(true), come(false)] {
+            let refused = put(&store, BLOCK).await.unwrap_err().to_string();
+            assert!(refused.contains(&words), "{refused}");
+            assert!(
+                confirm_at_start(&store.0).await.is_ok(),
+                "it starts: the log keeps what comes"
+            );
+        }
+        // The way out that was named.
+        objects.put(&key(&prefix()), text.into()).await.unwrap();
+        for store in [come(true), come(false), folder] {
+            put(&store, BLOCK).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_while_a_volume_went_was_not_written() {
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let comer = Comer {
+            cluster: 7,
+            name: "c".to_owned(),
+            has_objects: Box::new(|| false),
+            may_vanish: true,
+        };
+        let store = OwnedStore::new(Arc::clone(&objects), &prefix(), comer);
+        let write = async { objects.delete(&key(&prefix())).await };
+        let refused = store.in_place(write).await.unwrap_err().to_string();
+        assert!(refused.contains("owner.json is gone"), "{refused}");
+        let text = serde_json::to_string(&store.as_owner()).unwrap();
+        objects.put(&key(&prefix()), text.into()).await.unwrap();
+        let mut parts = Owned(store).put_multipart(&Path::from(BLOCK)).await.unwrap();
+        parts.put_part("x".into()).await.unwrap();
+        objects.delete(&key(&prefix())).await.unwrap();
+        let refused = parts.complete().await.unwrap_err().to_string();
+        assert!(refused.contains("owner.json is gone"), "{refused}");
     }
 
     #[tokio::test]
     async fn of_two_that_come_at_once_one_becomes_the_owner() {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let all: Vec<_> = (1..=8)
-            .map(|n| OwnedStore::new(Arc::clone(&objects), &prefix(), n, "c"))
-            .collect();
+        let all: Vec<_> = (1..=8).map(|n| owned(&objects, &prefix(), n, "c")).collect();
         let outcomes = futures::future::join_all(all.iter().map(|store| store.claim())).await;
         let owners: std::collections::BTreeSet<String> =
             outcomes.into_iter().map(|owner| owner.unwrap().cluster).collect();
@@ -351,10 +504,7 @@ mod tests {
             );
             objects.delete(&Path::from(block)).await.unwrap();
         }
-        OwnedStore::new(Arc::clone(&objects), &prefix(), 7, "c")
-            .confirm()
-            .await
-            .unwrap();
+        owned(&objects, &prefix(), 7, "c").confirm().await.unwrap();
         let refused = vacant(&*objects, &prefix()).await.unwrap_err().to_string();
         assert!(refused.contains("belongs to cluster 0000"), "{refused}");
     }
@@ -362,7 +512,7 @@ mod tests {
     #[tokio::test]
     async fn a_cluster_keeps_its_name() {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let named = |name: &str| OwnedStore::new(Arc::clone(&objects), &prefix(), 7, name);
+        let named = |name: &str| owned(&objects, &prefix(), 7, name);
         is_named(&*objects, &prefix(), "b").await.unwrap();
         named("a").confirm().await.unwrap();
         named("a").confirm().await.unwrap();
@@ -389,7 +539,7 @@ mod tests {
         for text in ["", "{}", "nonsense", &long] {
             let payload = PutPayload::from(text.to_owned());
             objects.put(&key(&prefix()), payload).await.unwrap();
-            let store = Owned(OwnedStore::new(Arc::clone(&objects), &prefix(), 7, "c"));
+            let store = Owned(owned(&objects, &prefix(), 7, "c"));
             assert!(put(&store, BLOCK).await.is_err(), "{text}");
             assert!(vacant(&*objects, &prefix()).await.is_err(), "{text}");
         }

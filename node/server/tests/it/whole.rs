@@ -246,7 +246,18 @@ impl Running {
         }
     }
 
+    /// Sends spans and waits until they are in blocks.
     async fn load(&self, seed: u64) {
+        self.load_only(seed).await;
+        self.is_flushed().await;
+    }
+
+    async fn is_flushed(&self) {
+        self.says("/metrics", "vivace_live_spans 0\n").await;
+        self.says("/metrics", "vivace_spooled_blocks 0\n").await;
+    }
+
+    async fn load_only(&self, seed: u64) {
         let templates = Arc::new(Templates::new(seed));
         let plan = Plan {
             endpoint: self.otlp_grpc,
@@ -260,8 +271,6 @@ impl Running {
         };
         let report = run(&plan, templates, &Arc::new(Tally::default())).await;
         assert_eq!(report.spans_failed, 0, "{report}");
-        self.says("/metrics", "vivace_live_spans 0\n").await;
-        self.says("/metrics", "vivace_spooled_blocks 0\n").await;
     }
 }
 
@@ -348,4 +357,37 @@ async fn a_new_data_directory_does_not_take_over_what_another_has_in_the_object_
     std::fs::write(store.path().join("owner.json"), r#"{"cluster": "other"}"#).unwrap();
     let refused = open(first.path()).await;
     assert!(refused.contains("belongs to cluster other"), "{refused}");
+}
+
+/// As of a volume that is unmounted while the node runs: its mount point is an empty folder.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_of_objects_that_is_gone_is_not_made_anew() {
+    let (volume, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mounted, elsewhere) = (volume.path().join("objects"), volume.path().join("elsewhere"));
+    let settings = format!(
+        "storage: {{filesystem: {{path: '{}'}}}}\nflush: {{tail_age: 1s}}\n\
+         limits: {{defaults: {{ingest_rate: 1GB, ingest_burst: 1GB}}}}\n",
+        mounted.display()
+    );
+    let node = start_with(data.path(), &settings).await;
+    node.load(1).await;
+    let before = files_below(&mounted);
+    std::fs::rename(&mounted, &elsewhere).unwrap();
+    std::fs::create_dir(&mounted).unwrap();
+    node.load_only(2).await;
+    let said = node.says("/status", "owner.json is gone").await;
+    assert!(said.contains("is the volume not mounted"), "{said}");
+    assert!(!node.page("/metrics").await.contains("vivace_failed_flushes_total 0\n"));
+    node.stop().await;
+    // The same when it starts.
+    let node = start_with(data.path(), &settings).await;
+    node.says("/status", "owner.json is gone").await;
+    assert_eq!(files_below(&mounted), Vec::<PathBuf>::new());
+    // It is back.
+    std::fs::remove_dir(&mounted).unwrap();
+    std::fs::rename(&elsewhere, &mounted).unwrap();
+    node.is_flushed().await;
+    assert!(!node.page("/status").await.contains("owner.json is gone"));
+    assert!(files_below(&mounted).len() > before.len());
+    node.stop().await;
 }

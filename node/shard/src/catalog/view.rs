@@ -50,6 +50,11 @@ pub struct PendingObject {
 }
 
 impl CatalogView {
+    /// Whether something is, or may still be, in the object store by the catalog's account.
+    pub fn names_objects(&self) -> bool {
+        !(self.objects.is_empty() && self.pending.is_empty() && self.index_tenants.is_empty())
+    }
+
     /// Grows with every change.
     pub fn revision(&self) -> u64 {
         self.revision
