@@ -48,6 +48,7 @@ mod plan;
 mod reader;
 mod ring;
 mod route;
+mod scrub;
 mod shards;
 mod tags;
 mod tails;
@@ -95,6 +96,7 @@ use owner::{Comer, Owned, OwnedStore};
 use peers::Peers;
 use ring::RingPort;
 use route::Router;
+use scrub::DamagedLog;
 use shards::{ShardRooms, Shards};
 use tails::Tails;
 
@@ -221,10 +223,12 @@ impl Node {
         let heads_max = memory::heads_budget(settings.memory.heads);
         let new_block_id = block_ids(Arc::clone(&common.clock));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let damaged_log = Arc::<DamagedLog>::default();
         let shards = Arc::new(Shards::new(ShardRooms {
             common: common.clone(),
             groups: groups.clone(),
             wal: wal.clone(),
+            damaged_log: Arc::clone(&damaged_log),
             ring: Arc::clone(&ring),
             store: store.clone(),
             blocks: Arc::clone(&blocks),
@@ -271,6 +275,11 @@ impl Node {
         if transport.is_some() {
             tasks.spawn(members::hand_over(Arc::clone(&ring), Arc::clone(&shards), stop.clone()));
         }
+        // A simulated node has no threads of its own.
+        if ground.keeper.is_none() {
+            let scrub = scrub::run(common.clone(), wal.clone(), Arc::clone(&damaged_log), stop.clone());
+            tasks.spawn(scrub);
+        }
         let counted = Arc::new(HousekeepingMetrics::default());
         let caches = Caches {
             columns: Arc::clone(&columns),
@@ -286,6 +295,7 @@ impl Node {
                 decoded,
                 on_disk,
                 wal: wal.clone(),
+                damaged_log,
                 housekeeping: Arc::clone(&counted),
             }));
         });

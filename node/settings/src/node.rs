@@ -69,6 +69,10 @@ section! {
         segment_bytes: ByteSize = ByteSize::mib(32),
         /// Disk the log may take. Above 70 % of it heads are flushed early, above 85 % new spans are refused with 503.
         quota_bytes: ByteSize = ByteSize::gib(8),
+        /// How often what the log holds is read again, to find damage while its spans are still in memory. 0s: never.
+        scrub_interval: Period = Period::secs(600),
+        /// Bytes per second that this reads.
+        scrub_rate: ByteSize = ByteSize::mib(8),
     }
 }
 
@@ -153,6 +157,10 @@ impl WalSettings {
         if self.quota_bytes.0 / 8 < self.segment_bytes.0 {
             problems.add("quota_bytes", "must be at least eight segments");
         }
+        if self.scrub_interval != Period::secs(0) {
+            problems.at_least("scrub_interval", self.scrub_interval, Period::secs(1));
+        }
+        problems.at_least("scrub_rate", self.scrub_rate, ByteSize::kib(64));
     }
 }
 

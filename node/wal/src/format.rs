@@ -222,34 +222,12 @@ impl SegmentHeader {
         let mut best: Option<Self> = None;
         let mut familiar = block.len() < SEGMENT_HEADER_BYTES as usize || block.iter().all(|byte| *byte == 0);
         for at in SEGMENT_HEADER_COPIES {
-            let Some(copy) = block
-                .get(at..)
-                .and_then(|rest| rest.first_chunk::<SEGMENT_HEADER_LEN>())
-            else {
-                continue;
-            };
-            if copy[..8] != MAGIC {
-                continue;
-            }
-            familiar = true;
-            let mut covered = *copy;
-            covered[12..16].fill(0);
-            if crc(&covered) != u32_at(copy, 12) {
-                continue;
-            }
-            let version = u32_at(copy, 8);
-            if version > FORMAT_VERSION {
-                return HeaderBlock::Newer(version);
-            }
-            let header = Self {
-                incarnation: u64_at(copy, 16),
-                sequence: u64_at(copy, 24),
-                oldest: u64_at(copy, 32),
-                previous_end: u32_at(copy, 40),
-                capacity: u32_at(copy, 44),
-            };
-            if best.is_none_or(|best| best.sequence < header.sequence) {
-                best = Some(header);
+            match Self::copy_at(block, at) {
+                Copy::Ours(header) if best.is_none_or(|best| best.sequence < header.sequence) => best = Some(header),
+                Copy::Ours(_) => {}
+                Copy::Newer(version) => return HeaderBlock::Newer(version),
+                Copy::Damaged => familiar = true,
+                Copy::Foreign => {}
             }
         }
         match best {
@@ -258,6 +236,47 @@ impl SegmentHeader {
             None => HeaderBlock::Foreign,
         }
     }
+
+    /// Returns what each copy says; `None` for one that is not intact.
+    pub(crate) fn copies(block: &[u8]) -> [Option<Self>; 2] {
+        SEGMENT_HEADER_COPIES.map(|at| match Self::copy_at(block, at) {
+            Copy::Ours(header) => Some(header),
+            _ => None,
+        })
+    }
+
+    fn copy_at(block: &[u8], at: usize) -> Copy {
+        let copy = block
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<SEGMENT_HEADER_LEN>());
+        let Some(copy) = copy.filter(|copy| copy[..8] == MAGIC) else {
+            return Copy::Foreign;
+        };
+        let mut covered = *copy;
+        covered[12..16].fill(0);
+        if crc(&covered) != u32_at(copy, 12) {
+            return Copy::Damaged;
+        }
+        let version = u32_at(copy, 8);
+        if version > FORMAT_VERSION {
+            return Copy::Newer(version);
+        }
+        Copy::Ours(Self {
+            incarnation: u64_at(copy, 16),
+            sequence: u64_at(copy, 24),
+            oldest: u64_at(copy, 32),
+            previous_end: u32_at(copy, 40),
+            capacity: u32_at(copy, 44),
+        })
+    }
+}
+
+/// What one of the two copies of a segment header turned out to be.
+enum Copy {
+    Ours(SegmentHeader),
+    Newer(u32),
+    Damaged,
+    Foreign,
 }
 
 fn u32_at(bytes: &[u8; 64], at: usize) -> u32 {

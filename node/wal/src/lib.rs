@@ -22,6 +22,7 @@
 //! callers ──► Log (place, index, queue) ──► writer: pwritev, fdatasync ──► completions, in order
 //!                  ▲                            │ frees and copies forward
 //!                  └── spares ◄── Pool ◄────────┘
+//! scrub: sealed segments, read again at the owner's pace
 //! open:  survey ─► scan ─► replay ─► repaired tail
 //! ```
 
@@ -40,6 +41,7 @@ mod record;
 mod recovery;
 mod replay;
 mod scan;
+mod scrub;
 pub mod sim_vfs;
 mod space;
 mod state;
@@ -53,6 +55,7 @@ pub use options::{Drive, WalOptions};
 pub use real_vfs::RealVfs;
 pub use record::{Completion, EntryRecord, GroupKey, GroupState, PurgeMark, Space};
 pub use recovery::{Damage, LostPromise, Recovery, TornTail};
+pub use scrub::{DamagedPlace, Scrub, ScrubStep};
 pub use sim_vfs::SimVfs;
 pub use space::{Level, Pin, Usage};
 pub use vfs::{Vfs, VfsFile, VfsLock};

@@ -39,6 +39,8 @@ pub struct WalMetrics {
     pub refused_full: AtomicU64,
     /// Reads that met bytes which are not what was written.
     pub corrupt_reads: AtomicU64,
+    /// Bytes of sealed segments that were read again to find damage.
+    pub scrubbed_bytes: AtomicU64,
 }
 
 impl WalMetrics {

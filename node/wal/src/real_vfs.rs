@@ -153,4 +153,9 @@ impl VfsFile for RealFile {
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+
+    fn forget_cached(&self) {
+        // Advice: that it is not taken costs nothing but reading from memory.
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
+    }
 }

@@ -86,6 +86,17 @@ impl Scanner<'_> {
         Ok(found)
     }
 
+    /// Returns where the next record after the one at `at` starts, which may be bad anywhere, or `until`.
+    pub(crate) fn next_after(&self, at: u32) -> io::Result<u32> {
+        let mut head = [0; RECORD_HEADER_BYTES];
+        let filled = self.file.read_at(&mut head, u64::from(at))?;
+        match self.header_in(head.get(..filled).unwrap_or_default(), at) {
+            // Only its payload is bad.
+            Some(header) => Ok(at + header.size() as u32),
+            None => self.search(at + RECORD_ALIGN as u32),
+        }
+    }
+
     fn header_in(&self, bytes: &[u8], at: u32) -> Option<RecordHeader> {
         let sequence = bytes.get(8..16)?;
         if sequence != self.sequence.to_le_bytes() {

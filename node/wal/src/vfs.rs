@@ -46,6 +46,8 @@ pub trait VfsFile: Debug + Send + Sync {
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Makes everything written so far durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Gives up what is durable and only cached, so that the next read asks the disk; best effort.
+    fn forget_cached(&self) {}
 }
 
 /// Holds a lock file until dropped.

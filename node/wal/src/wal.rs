@@ -15,6 +15,7 @@ use crate::metrics::WalMetrics;
 use crate::options::{Drive, WalOptions};
 use crate::record::{Completion, EntryRecord, GroupKey, GroupState, PurgeMark, Space};
 use crate::recovery::{Recovery, open_dir};
+use crate::scrub::{Scrub, ScrubStep};
 use crate::space::{Level, Limits, Pin, Usage};
 use crate::vfs::Vfs;
 
@@ -250,6 +251,12 @@ impl Wal {
     /// Returns the level alone.
     pub fn level(&self) -> Level {
         self.usage().level
+    }
+
+    /// Reads some more of the sealed segments again, about `bytes_max` and at least one record, and says where bytes are not
+    /// what was written. Waits for the disk and for nobody else; nobody waits for it.
+    pub fn scrub(&self, scrub: &mut Scrub, bytes_max: usize) -> ScrubStep {
+        self.log.scrub(scrub, bytes_max)
     }
 
     /// Returns the counters.

@@ -20,6 +20,7 @@ use wal::{Level, Wal};
 
 use super::machine::ShardMachine;
 use super::ring::RingPort;
+use super::scrub::DamagedLog;
 use crate::app::Common;
 use crate::notice::Notices;
 
@@ -41,6 +42,7 @@ pub(super) struct FlushRoom {
     pub(super) ring: Arc<RingPort>,
     pub(super) common: Common,
     pub(super) wal: Wal,
+    pub(super) damaged_log: Arc<DamagedLog>,
     /// Heap bytes of this shard's live spans at which it cuts early.
     pub(super) heads_high: usize,
     /// Turns at building that all shards share: they fill evenly, and if all built at once no core were left to receive.
@@ -137,6 +139,10 @@ impl FlushRoom {
             tail: shard.tail(),
             heap_bytes: shard.head().heap_bytes(),
             spooled_blocks: shard.head().spooled_blocks(),
+            log_is_damaged: shard
+                .tail()
+                .since
+                .is_some_and(|since| self.damaged_log.wants_cut(since)),
         };
         let (settings, now) = (&self.common.settings.flush, self.common.clock.monotonic());
         is_due(&waiting, settings, self.heads_high, self.wal.level(), now)
@@ -218,6 +224,8 @@ struct Waiting {
     tail: TailSize,
     heap_bytes: usize,
     spooled_blocks: usize,
+    /// The log may not give back what is only there and in memory.
+    log_is_damaged: bool,
 }
 
 /// Whether it is time to cut: there is enough, it is old enough, or room is wanted; and there is room for the block.
@@ -227,6 +235,7 @@ fn is_due(waiting: &Waiting, settings: &FlushSettings, heads_high: usize, level:
         && (waiting.tail.log_bytes >= settings.tail_bytes.bytes()
             || now.saturating_sub(since) >= settings.tail_age.duration()
             || waiting.heap_bytes >= heads_high
+            || waiting.log_is_damaged
             || level != Level::Normal)
 }
 
@@ -245,6 +254,7 @@ mod tests {
             },
             heap_bytes: 1,
             spooled_blocks: 0,
+            log_is_damaged: false,
         }
     }
 
@@ -257,6 +267,11 @@ mod tests {
         let settings = FlushSettings::default();
         assert!(!due(&nothing_due(), Level::Normal));
         assert!(due(&nothing_due(), Level::FlushAdvised));
+        let waiting = Waiting {
+            log_is_damaged: true,
+            ..nothing_due()
+        };
+        assert!(due(&waiting, Level::Normal));
         let limit = settings.tail_bytes.bytes();
         for (log_bytes, expected) in [(limit - 1, false), (limit, true), (limit + 1, true)] {
             let mut waiting = nothing_due();

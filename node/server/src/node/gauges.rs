@@ -16,6 +16,7 @@ use shard::port::CatalogPort;
 use shard::reads::WatchedReader;
 use wal::Wal;
 
+use super::scrub::DamagedLog;
 use super::shards::Shards;
 
 /// See the module's documentation.
@@ -29,6 +30,7 @@ pub(super) struct Gauges {
     /// None where the store is on this node's disk.
     pub(super) on_disk: Option<Arc<DiskCache>>,
     pub(super) wal: Wal,
+    pub(super) damaged_log: Arc<DamagedLog>,
     pub(super) housekeeping: Arc<HousekeepingMetrics>,
 }
 
@@ -109,6 +111,11 @@ impl Collector for Gauges {
                 "wal_disk_full",
                 "1 while the disk has no room for another log segment",
                 usage.disk_full.into(),
+            ),
+            (
+                "wal_damaged_places",
+                "Places of the log whose bytes on disk are not what was written, by the last pass over it",
+                self.damaged_log.places() as u64,
             ),
         ];
         for (name, help, value) in gauges {

@@ -37,6 +37,7 @@ use super::flusher::{self, FlushRoom};
 use super::lane::Lane;
 use super::machine::ShardMachine;
 use super::ring::RingPort;
+use super::scrub::DamagedLog;
 use crate::app::Common;
 
 /// How often is looked even if the ring says nothing, so that what failed is tried again.
@@ -64,6 +65,7 @@ pub(super) struct ShardRooms {
     pub(super) common: Common,
     pub(super) groups: Groups,
     pub(super) wal: Wal,
+    pub(super) damaged_log: Arc<DamagedLog>,
     pub(super) ring: Arc<RingPort>,
     pub(super) store: Store,
     pub(super) blocks: Arc<Blocks>,
@@ -205,6 +207,7 @@ impl Shards {
             ring: Arc::clone(&rooms.ring),
             common: rooms.common.clone(),
             wal: rooms.wal.clone(),
+            damaged_log: Arc::clone(&rooms.damaged_log),
             // Half of the shard's share: the other half fills while this one is built.
             heads_high: rooms.heads_max / count / 2,
             builds: Arc::clone(&rooms.builds),

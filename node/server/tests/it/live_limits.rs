@@ -36,7 +36,7 @@ impl Running {
     }
 }
 
-fn now_unix_nanos() -> u128 {
+pub(crate) fn now_unix_nanos() -> u128 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use model::otlp::{self, Repeated, read_span};
 use model::proto::Malformed;
-use serde_json::Value;
+use serde_json::{Value, json};
 use server::app::{App, Common};
 use server::clock::SystemClock;
 use server::load::report::Tally;
@@ -36,9 +36,12 @@ async fn start(dir: &Path) -> Running {
 pub(crate) async fn start_with(dir: &Path, settings: &str) -> Running {
     let ports = "
 listen: {otlp_grpc: '127.0.0.1:0', otlp_http: '127.0.0.1:0', http: '127.0.0.1:0', shutdown_grace: 5s}
-wal: {segment_bytes: 8MiB, quota_bytes: 512MiB}
 ";
-    let mut settings = settings::parse(&format!("{ports}{settings}")).unwrap();
+    let wal = match settings.contains("wal:") {
+        true => "",
+        false => "wal: {segment_bytes: 8MiB, quota_bytes: 512MiB}\n",
+    };
+    let mut settings = settings::parse(&format!("{ports}{wal}{settings}")).unwrap();
     settings.node.data_dir = dir.to_owned();
     let common = Common::new(settings, Arc::new(SystemClock::new()));
     let objects = server::storage::open(&common.settings).unwrap();
@@ -389,5 +392,62 @@ async fn a_folder_of_objects_that_is_gone_is_not_made_anew() {
     node.is_flushed().await;
     assert!(!node.page("/status").await.contains("owner.json is gone"));
     assert!(files_below(&mounted).len() > before.len());
+    node.stop().await;
+}
+
+/// A bit of the log rots while its spans are in memory only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_in_the_log_is_found_while_its_spans_are_in_memory() {
+    let data = tempfile::tempdir().unwrap();
+    let settings = "flush: {tail_age: 1h}\nwal: {segment_bytes: 8MiB, quota_bytes: 512MiB, scrub_interval: 1s}\n\
+                    limits: {defaults: {ingest_rate: 1GB, ingest_burst: 1GB}}\n";
+    let node = start_with(data.path(), settings).await;
+    // More than one segment, less than what makes a shard cut: 20 requests of half a megabyte once compressed.
+    let (mut random, now) = (1_u64, crate::live_limits::now_unix_nanos().to_string());
+    for _ in 0..20 {
+        let mut text = |digits: usize| -> String {
+            let mut next = || {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                format!("{:08x}", random >> 32)
+            };
+            (0..digits / 8).map(|_| next()).collect()
+        };
+        let spans: Vec<Value> = (0..500)
+            .map(|_| {
+                let note = json!({"key": "note", "value": {"stringValue": text(2000)}});
+                json!({"traceId": text(32), "spanId": text(16), "name": "x", "startTimeUnixNano": now, "attributes": [note]})
+            })
+            .collect();
+        let answer = reqwest::Client::new()
+            .post(format!("http://{}/v1/traces", node.otlp_http))
+            .json(&json!({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.text().await.unwrap(), "{}");
+    }
+    node.says("/metrics", "vivace_spooled_blocks 0\n").await;
+    assert!(
+        node.page("/metrics").await.contains("vivace_blocks 0\n"),
+        "nothing was cut yet"
+    );
+    let is_oldest = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap();
+        path.extension().is_some_and(|ext| ext == "wal") && bytes[24..32] == 1_u64.to_le_bytes()
+    };
+    let oldest = files_below(&data.path().join("wal"))
+        .into_iter()
+        .find(is_oldest)
+        .unwrap();
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(oldest).unwrap();
+    let (mut byte, at) = ([0], 1 << 20);
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 4], at).unwrap();
+    node.says("/status", "log: damaged on disk at 1 places, the first in segment 1")
+        .await;
+    // Everything is made into blocks, the segment is freed, and with it the damage.
+    node.is_flushed().await;
+    node.says("/metrics", "vivace_wal_damaged_places 0\n").await;
+    assert!(!node.page("/status").await.contains("damaged on disk"));
     node.stop().await;
 }
