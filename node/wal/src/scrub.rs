@@ -78,6 +78,8 @@ impl Log {
             }
             let (mut next, mut is_good) = self.check(&sealed, at, &mut step.bytes);
             if !is_good {
+                // A read that failed in passing is not to be answered from memory again.
+                sealed.file.forget_cached();
                 (next, is_good) = self.check(&sealed, at, &mut step.bytes);
             }
             if !is_good && self.sealed_from(sealed.sequence).map(|now| now.sequence) == Some(sealed.sequence) {
