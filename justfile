@@ -39,6 +39,7 @@ load *ARGS:
 bench:
     cargo bench -p vivace-wire
     cargo bench -p vivace-block
+    cargo bench -p vivace-shard
 
 # whole nodes in one process, one seed one story: just sim --seed 7, just sim --seeds 0..100
 sim *ARGS:

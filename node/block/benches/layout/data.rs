@@ -58,9 +58,10 @@ const RARE_KEYS: u64 = 390;
 const WINDOW_TRACES: usize = 2_000;
 const BATCH_SPANS: usize = 48;
 const BATCHES_PER_REQUEST: usize = 6;
-const START_NANOS: u64 = 1_760_000_000_000_000_000;
+/// When the first trace starts.
+pub const START_NANOS: u64 = 1_760_000_000_000_000_000;
 /// Traffic of 27 minutes whatever the number of spans.
-const DURATION_NANOS: u64 = 27 * 60 * 1_000_000_000;
+pub const DURATION_NANOS: u64 = 27 * 60 * 1_000_000_000;
 
 /// The requests and what the bench needs to know about them.
 pub struct Data {
