@@ -47,7 +47,7 @@ use crate::tenant::Tenancy;
 use answer::{Form, Ids, Spelled};
 use explain::wants_explanation;
 use params::Shape;
-use questions::{TraceApi, field_v2};
+use questions::{FoundTrace, TraceApi, field_v2};
 use route::Route;
 
 /// Bodies below this are not worth compressing.
@@ -293,7 +293,8 @@ impl Api {
             Route::StatusEndpoints => status::endpoints().into(),
             Route::StatusOverrides(tenant) => status::overrides(&self.limits.load(), tenant.as_deref())?.into(),
             Route::TraceV1(id) => {
-                let (answer, bytes_max) = self.trace_by_id(TraceApi::First, &id, headers, query).await?;
+                let FoundTrace { answer, bytes_max, .. } =
+                    self.trace_by_id(TraceApi::First, &id, headers, query).await?;
                 if answer.is_cut {
                     let message = format!("trace exceeds max size (max bytes: {bytes_max})");
                     return Err(Refusal::new(Kind::AnswerTooLarge, message));
@@ -311,8 +312,8 @@ impl Api {
                 Answer { status, spelled }
             }
             Route::TraceV2(id) => {
-                let (answer, bytes_max) = self.trace_by_id(TraceApi::Second, &id, headers, query).await?;
-                answer::trace_v2(&answer, bytes_max, form)?.into()
+                let found = self.trace_by_id(TraceApi::Second, &id, headers, query).await?;
+                answer::trace_v2(&found, form)?.into()
             }
             Route::Search => self.search(headers, query, form).await?.into(),
             Route::MetricsRange => self.metrics(Shape::Range, headers, query, form).await?.into(),

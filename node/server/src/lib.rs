@@ -29,6 +29,7 @@ pub mod node;
 pub mod notice;
 pub mod peer;
 pub mod preview;
+mod pruning;
 pub mod purge;
 pub mod querier;
 pub mod receiver;

@@ -25,6 +25,7 @@ use wire::tempopb::{
 };
 
 use super::params::cursor_text;
+use super::questions::FoundTrace;
 use crate::querier::{SearchAnswer, Stats, TagsAnswer, TraceAnswer, ValuesAnswer};
 use crate::refusal::{Kind, Refusal};
 
@@ -129,7 +130,8 @@ pub(crate) fn trace_v1(answer: &TraceAnswer, form: Form) -> Result<Spelled, Refu
 }
 
 /// `tempopb.TraceByIDResponse`. The trace is spliced in as bytes: it is never decoded.
-pub(crate) fn trace_v2(answer: &TraceAnswer, bytes_max: u64, form: Form) -> Result<Spelled, Refusal> {
+pub(super) fn trace_v2(found: &FoundTrace, form: Form) -> Result<Spelled, Refusal> {
+    let answer = &found.answer;
     if form == Form::Llm {
         return Ok(with_headers(llm::trace(answer)?, LLM, &answer.missing));
     }
@@ -144,11 +146,12 @@ pub(crate) fn trace_v2(answer: &TraceAnswer, bytes_max: u64, form: Form) -> Resu
     model::proto::write_bytes(&mut message, 2, &metrics.encode_to_vec());
     let mut reasons = answer.missing.clone();
     if answer.is_cut {
-        reasons.push(format!("trace exceeds max size (max bytes: {bytes_max})"));
+        reasons.push(format!("trace exceeds max size (max bytes: {})", found.bytes_max));
     }
     if answer.is_picked {
         reasons.push("only the spans that q asks for are returned".to_owned());
     }
+    reasons.extend(found.pruned.reason().map(str::to_owned));
     if !reasons.is_empty() {
         model::proto::write_varint_field(&mut message, 3, PartialStatus::Partial as u64);
         model::proto::write_bytes(&mut message, 4, reasons.join("; ").as_bytes());

@@ -20,7 +20,7 @@ use crate::querier::Places;
 use crate::refusal::{Kind, Refusal};
 
 pub(crate) use metrics::{MetricsParams, Shape, flag, parse_metrics, unix_seconds, window_of};
-pub(crate) use pick::parse_pick;
+pub(crate) use pick::{parse_pick, parse_pruning};
 
 const NANOS: u64 = 1_000_000_000;
 /// Parameters of one request, and bytes of one value beyond which nothing sensible is meant.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use model::TraceId;
+use prost::Message as _;
 use query::field::{Field, Name};
 use query::metrics::MetricsPlan;
 use query::{SearchPlan, SearchRequest};
 use settings::{Limits, Period};
+use wire::tempopb::Trace;
 
 use super::Api;
 use super::answer::fixed_values;
@@ -18,6 +20,7 @@ use super::params::{
     ValuesParams, refuse,
 };
 use crate::preview::Watching;
+use crate::pruning::{Pruned, Pruning};
 use crate::querier::{
     Allowance, MetricsAnswer, MetricsQuestion, SearchAnswer, SearchQuestion, TagsAnswer, TagsQuestion, Tenants,
     TraceAnswer, TraceQuestion, ValuesAnswer, ValuesQuestion,
@@ -29,6 +32,15 @@ use crate::refusal::{Kind, Refusal};
 pub(super) enum TraceApi {
     First,
     Second,
+}
+
+/// A trace, and what was done to it on its way out.
+#[derive(Debug)]
+pub(super) struct FoundTrace {
+    pub(super) answer: TraceAnswer,
+    /// The size beyond which it was cut.
+    pub(super) bytes_max: u64,
+    pub(super) pruned: Pruned,
 }
 
 /// How long a query may take, and which limit says so.
@@ -49,26 +61,53 @@ impl From<query::Error> for Refusal {
 }
 
 impl Api {
-    /// The trace and the size beyond which it was cut.
     pub(super) async fn trace_by_id(
         &self,
         api: TraceApi,
         id: &str,
         headers: &HeaderMap,
         query: Option<&str>,
-    ) -> Result<(TraceAnswer, u64), Refusal> {
+    ) -> Result<FoundTrace, Refusal> {
         let tenants = self.tenancy.of_read(headers)?;
         let limits = self.limits_of(&tenants);
         let trace_id = TraceId::parse_hex(id)
             .ok_or_else(|| refuse("trace IDs can only contain hex characters: 1 to 32 of 0-9 and a-f"))?;
         let pairs = Params::parse(query)?;
         let mut params = params::parse_trace(&pairs, self.clock.unix_nanos())?;
+        let mut pruning = None;
         if api == TraceApi::Second {
             params.pick = params::parse_pick(&pairs, &self.rules(&limits))?;
+            pruning = params::parse_pruning(&pairs)?;
         }
         let bytes_max = limits.trace_bytes_max.bytes();
         let answer = self.run_trace(tenants, &limits, trace_id, params).await?;
-        Ok((answer, bytes_max))
+        let found = FoundTrace {
+            answer,
+            bytes_max,
+            pruned: Pruned::Unchanged,
+        };
+        match pruning {
+            Some(pruning) => self.prune(found, pruning).await,
+            None => Ok(found),
+        }
+    }
+
+    /// Folds what is left of the trace after everything else was asked of it: a filter sees spans, not summaries.
+    async fn prune(&self, mut found: FoundTrace, pruning: Pruning) -> Result<FoundTrace, Refusal> {
+        let bytes = std::mem::take(&mut found.answer.trace);
+        let prune = move || {
+            let mut trace = Trace::decode(bytes.clone())
+                .map_err(|error| Refusal::new(Kind::Internal, format!("cannot prune the trace: {error}")))?;
+            let pruned = pruning.apply(&mut trace);
+            let bytes = match pruned {
+                Pruned::Here => trace.encode_to_vec().into(),
+                // As it is stored, with fields that nobody here knows.
+                Pruned::Unchanged | Pruned::BeforeItCame => bytes,
+            };
+            Ok::<_, Refusal>((bytes, pruned))
+        };
+        (found.answer.trace, found.pruned) = self.cpu.run(prune).await??;
+        Ok(found)
     }
 
     pub(super) async fn run_trace(

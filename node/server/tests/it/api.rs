@@ -392,6 +392,77 @@ async fn a_search_is_explained_instead_of_answered() {
 }
 
 #[tokio::test]
+async fn similar_spans_are_folded_when_asked_for() {
+    use wire::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span};
+    let span = |id: u8, parent: u8| Span {
+        trace_id: vec![1; 16],
+        span_id: vec![id; 8],
+        parent_span_id: if parent == 0 { Vec::new() } else { vec![parent; 8] },
+        name: "n".to_owned(),
+        ..Span::default()
+    };
+    let spans = [span(1, 0)].into_iter().chain((2..8).map(|id| span(id, 1))).collect();
+    let scope_spans = vec![ScopeSpans {
+        spans,
+        ..ScopeSpans::default()
+    }];
+    let whole = tempopb::Trace {
+        resource_spans: vec![ResourceSpans {
+            scope_spans,
+            ..ResourceSpans::default()
+        }],
+    };
+    let door = open("").await;
+    *door.script.trace.lock() = TraceAnswer {
+        trace: whole.encode_to_vec().into(),
+        ..TraceAnswer::default()
+    };
+    let told = "similar spans are folded into summaries: without span_pruning all spans are returned";
+    for (path, spans, message) in [
+        ("/api/v2/traces/abc", 7, None),
+        ("/api/v2/traces/abc?span_pruning=false", 7, None),
+        ("/api/v2/traces/abc?span_pruning_min_spans=2", 7, None),
+        ("/api/v2/traces/abc?span_pruning=true", 2, Some(told)),
+        ("/api/v2/traces/abc?span_pruning=1&span_pruning_min_spans=7", 7, None),
+        (
+            "/api/v2/traces/abc?span_pruning=1&span_pruning_group_by=db.*,x",
+            2,
+            Some(told),
+        ),
+        (
+            "/api/v2/traces/abc?span_pruning=1&span_pruning_max_parent_depth=-1",
+            2,
+            Some(told),
+        ),
+    ] {
+        let answer = door.get(path, &[]).await.json::<Value>().await.unwrap();
+        let listed = answer["trace"]["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array();
+        assert_eq!(listed.map(Vec::len), Some(spans), "{path}: {answer}");
+        assert_eq!(answer["message"].as_str(), message, "{path}");
+        assert_eq!(answer["status"].as_str(), message.map(|_| "PARTIAL"), "{path}");
+    }
+    for (parameters, words) in [
+        ("span_pruning=maybe", "invalid span_pruning"),
+        ("span_pruning_group_by=%5B", "invalid span_pruning_group_by"),
+        (
+            "span_pruning_min_spans=1",
+            "invalid span_pruning_min_spans: must be 2 or more",
+        ),
+        ("span_pruning_min_spans=x", "invalid span_pruning_min_spans"),
+        (
+            "span_pruning_max_parent_depth=-2",
+            "invalid span_pruning_max_parent_depth: must be -1 or more",
+        ),
+    ] {
+        let (status, body) = door.page(&format!("/api/v2/traces/abc?{parameters}")).await;
+        assert!(status == 400 && body.contains(words), "{parameters}: {status} {body}");
+    }
+    // The first API does not fold, and does not look.
+    let (status, body) = door.page("/api/traces/abc?span_pruning=maybe").await;
+    assert!(status == 200 && body.matches("spanId").count() == 7, "{status} {body}");
+}
+
+#[tokio::test]
 async fn spans_of_a_trace_are_picked_by_a_filter() {
     let door = open("").await;
     *door.script.trace.lock() = TraceAnswer {

@@ -1,9 +1,10 @@
-//! Which spans of a trace are wanted: `q` and the levels around its matches.
+//! Which spans of a trace are wanted: `q` and the levels around its matches, and whether similar ones are folded.
 
 use query::{Levels, SpanPick};
 
 use super::metrics::flag;
 use super::{Params, Rules, check_length, refuse};
+use crate::pruning::Pruning;
 use crate::refusal::Refusal;
 
 /// Reads `q`, `keep_hierarchy`, `match_depth` and `ancestor_depth`; each is checked also where it means nothing.
@@ -20,6 +21,15 @@ pub(crate) fn parse_pick(params: &Params, rules: &Rules<'_>) -> Result<Option<Sp
     let query = query::parse(query).map_err(|error| refuse(format!("invalid TraceQL query: {error}")))?;
     let pick = SpanPick::new(&query, above, below).map_err(|error| refuse(error.to_string()))?;
     Ok(Some(pick))
+}
+
+/// Reads `span_pruning` and what goes with it; each is checked also where it means nothing.
+pub(crate) fn parse_pruning(params: &Params) -> Result<Option<Pruning>, Refusal> {
+    let group_by = params.get("span_pruning_group_by");
+    let spans_min = params.number("span_pruning_min_spans")?;
+    let parent_levels = params.number("span_pruning_max_parent_depth")?;
+    let pruning = Pruning::new(group_by, spans_min, parent_levels).map_err(refuse)?;
+    Ok(flag(params, "span_pruning")?.unwrap_or(false).then_some(pruning))
 }
 
 /// A number of levels; -1 for all.
