@@ -12,7 +12,7 @@ use model::ManualClock;
 use settings::{Limits, NodeSettings};
 use wire::inflate::Encoding;
 
-use crate::api::params::{Params, Rules, parse_search, parse_tags, parse_trace, parse_values};
+use crate::api::params::{Params, Rules, parse_pruning, parse_search, parse_tags, parse_trace, parse_values};
 use crate::api::route::route;
 use crate::api::streaming::request;
 use crate::api::{Api, Readiness};
@@ -65,6 +65,7 @@ pub fn http_params(bytes: &[u8]) {
     let _ = parse_tags(&params, &rules).map_err(refused);
     let _ = parse_values(&params, &rules).map_err(refused);
     let _ = parse_trace(&params, NOW).map_err(refused);
+    let _ = parse_pruning(&params).map_err(refused);
 }
 
 /// The value of `X-Scope-OrgID`. What is let through is a tenant whose folder cannot leave its place.

@@ -1,3 +1,5 @@
+//! What folding keeps, whatever the spans look like.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
