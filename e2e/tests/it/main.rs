@@ -8,6 +8,7 @@
 //! | `node_on_stores` | one node on each of them | the binary, tools |
 //! | `smoke`, `bad_input` | one node | the `vivace` binary |
 //! | `crash` | a node killed in mid-load, many times | the binary |
+//! | `rebuild` | a node whose disk is lost, and the tools that look at the bucket | the binary |
 //! | `full_disk` | a node on a disk without room | the binary, root |
 //! | `store_away`, `store_refuses` | a node whose object store is not there, or says no | the binary, tools for a part |
 //! | `tempo_clients` | a node as Tempo's clients and Grafana meet it | the binary |
@@ -36,6 +37,7 @@ mod limits_page;
 mod node_on_stores;
 mod operator;
 mod real_node;
+mod rebuild;
 mod s3;
 mod smoke;
 mod store_away;

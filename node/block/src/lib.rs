@@ -21,6 +21,7 @@ mod decode;
 mod encode;
 mod error;
 mod filter;
+mod footer;
 pub mod format;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -41,6 +42,7 @@ mod writer;
 
 pub use error::{Error, Kind, Result};
 pub use filter::Filters;
+pub use footer::{NamedSection, sections};
 pub use format::PAGE_ROWS;
 pub use index::{BlockIndex, CatalogueEntry, Fence, Totals};
 pub use merge::{MERGE_INPUTS_MAX, MergeOptions, merge};

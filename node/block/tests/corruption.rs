@@ -161,3 +161,31 @@ fn a_broken_trace_index_is_an_error() {
         assert!(ask(&index[..length]).is_err());
     }
 }
+
+#[test]
+fn a_footer_names_the_sections_or_is_refused() {
+    let (one, other) = (tenant("acme"), tenant("b"));
+    let (spans, more) = (sample_spans(12), sample_spans(5));
+    let (bytes, block) = write(&[(&one, &[&table(&spans)]), (&other, &[&table(&more)])]);
+    let object: Arc<str> = "test/block".into();
+    let named = block::sections(&object, &Bytes::from(bytes.clone())).unwrap();
+    assert_eq!(named.len(), 2);
+    for (named, written) in named.iter().zip(&block.sections) {
+        assert_eq!(
+            (&named.tenant, &named.row_groups),
+            (&written.tenant, &written.row_groups)
+        );
+        assert_eq!(named.location, SectionLocation::from(written));
+    }
+    let footer = block.sections[1].index.end as usize;
+    for end in (0..bytes.len()).step_by(7).chain(footer..bytes.len()) {
+        let cut = Bytes::copy_from_slice(&bytes[..end]);
+        assert!(block::sections(&object, &cut).is_err(), "cut at {end}");
+    }
+    for at in footer..bytes.len() {
+        let mut broken = bytes.clone();
+        broken[at] ^= 1 << (at % 8);
+        // Damage may go unnoticed where it does not concern sections, and may never be more than an error.
+        let _ = block::sections(&object, &broken.into());
+    }
+}

@@ -28,6 +28,10 @@ pub enum Command {
     Query(crate::client::QueryArgs),
     /// Ask or tell a node's admin API: members, drains, shard health.
     Admin(crate::admin::AdminArgs),
+    /// The catalog of blocks as the object store knows it.
+    Catalog(crate::catalog::CatalogArgs),
+    /// Check that the object store holds what the catalog in it says; writes nothing.
+    Fsck(crate::catalog::FsckArgs),
     /// Delete everything under the bucket's prefix, after the last node has ended for good.
     Purge(crate::purge::PurgeArgs),
     /// Print the version.

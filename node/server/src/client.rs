@@ -6,7 +6,7 @@
 
 mod chart;
 mod table;
-mod time;
+pub(crate) mod time;
 mod tree;
 
 use std::io::IsTerminal as _;

@@ -14,6 +14,7 @@ pub mod admission;
 pub mod api;
 pub mod app;
 pub mod body;
+pub mod catalog;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -31,6 +31,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Admin(args) => runtime()?.block_on(server::admin::command(args, &mut std::io::stdout())),
         Command::Query(args) => runtime()?.block_on(server::client::command(args, &mut std::io::stdout())),
+        Command::Catalog(args) => runtime()?.block_on(server::catalog::command(args, &mut std::io::stdout())),
+        Command::Fsck(args) => runtime()?.block_on(server::catalog::fsck(args, &mut std::io::stdout())),
         Command::Purge(args) => runtime()?.block_on(server::purge::command(args)),
         Command::Load(args) => runtime()?.block_on(server::load::command(args)),
         Command::Standalone(args) => {

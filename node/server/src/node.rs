@@ -75,6 +75,7 @@ use shard::decoded_cache::DecodedCache;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::port::CatalogPort;
 use shard::reads::WatchedReader;
+use shard::rebuild::Rebuilt;
 use shard::store::Store;
 use shard::turns::Turns;
 use tokio::net::TcpListener;
@@ -221,7 +222,7 @@ impl Node {
             cache,
         )?);
         let heads_max = memory::heads_budget(settings.memory.heads);
-        let new_block_id = block_ids(Arc::clone(&common.clock));
+        let new_block_id = Self::block_ids(Arc::clone(&common.clock));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let damaged_log = Arc::<DamagedLog>::default();
         let shards = Arc::new(Shards::new(ShardRooms {
@@ -304,6 +305,7 @@ impl Node {
             common: common.clone(),
             store,
             catalog: Arc::clone(&ring) as Arc<dyn CatalogPort>,
+            cluster: state.state.cluster,
             blocks: Arc::clone(&blocks),
             new_block_id,
             metrics: counted,
@@ -363,6 +365,40 @@ impl Node {
             stop,
             tasks,
         })
+    }
+
+    /// Founds the cluster of `cluster` again in the empty data directory of these settings, from what its object store was
+    /// found to hold ([`shard::rebuild`]). The next [`Node::open`] goes on with it.
+    ///
+    /// Errors: in one sentence, why not. Repeating it goes on where it was.
+    pub async fn found_again(common: &Common, cluster: u128, rebuilt: &Rebuilt) -> anyhow::Result<()> {
+        let ground = Ground::machine();
+        let settings = &common.settings;
+        let data_dir = settings.node.data_dir.as_path();
+        let snapshot_dir = data_dir.join("snapshots");
+        for dir in [data_dir, &snapshot_dir] {
+            shard::private::folder(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        }
+        let id = identity::load_or_make(data_dir)?;
+        let wal = disk::open_wal(common, id, &ground, &data_dir.join("wal"))?;
+        let options = GroupsOptions::new(id, settings.node.cluster.clone(), snapshot_dir);
+        let groups = Groups::new(options, wal.clone(), ground.vfs, Arc::new(NoPeers))?;
+        let founded = founding::found_again(common, &groups, cluster, rebuilt).await;
+        groups.shutdown().await;
+        wal.close();
+        founded
+    }
+
+    /// Whose the prefix of the object store is: its cluster's id.
+    ///
+    /// Errors: it is nobody's, or that of a cluster by another name than these settings', or the store cannot be asked.
+    pub async fn owner_of(settings: &NodeSettings, objects: &dyn ObjectStore) -> anyhow::Result<u128> {
+        owner::of(objects, &crate::storage::prefix(settings), &settings.node.cluster).await
+    }
+
+    /// Names of blocks sort by time and never repeat.
+    pub fn block_ids(clock: Arc<dyn Clock>) -> Arc<dyn Fn() -> BlockId + Send + Sync> {
+        Arc::new(move || BlockId::from_parts(clock.unix_nanos() / 1_000_000, rand::random()))
     }
 
     /// Whether the data directory of these settings belongs to a cluster already: then there may be spans in it that are
@@ -461,11 +497,6 @@ impl Node {
             close: Box::new(close),
         }
     }
-}
-
-/// Names of blocks sort by time and never repeat.
-fn block_ids(clock: Arc<dyn Clock>) -> Arc<dyn Fn() -> BlockId + Send + Sync> {
-    Arc::new(move || BlockId::from_parts(clock.unix_nanos() / 1_000_000, rand::random()))
 }
 
 /// The whole state of the ring at some moment.

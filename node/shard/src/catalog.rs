@@ -339,11 +339,67 @@ impl Catalog {
         }
     }
 
+    /// Takes in what another catalog, or a part of one, names; what is known already stays as it is. For a catalog that is
+    /// put together from the object store, before anybody uses it. Says how many blocks were new.
+    ///
+    /// Errors: [`Refusal::Full`], and nothing changed.
+    pub fn absorb(&mut self, part: &CatalogView) -> Result<usize, Refusal> {
+        let is_new = |id: &&BlockId| !self.view.tenant_of.contains_key(id);
+        let new = part.tenant_of.keys().filter(is_new).count();
+        check_room(self.view.tenant_of.len(), new)?;
+        let revision = self.view.revision.max(part.revision);
+        let view = self.edit();
+        view.revision = revision + 1;
+        for (group, watermark) in &part.watermarks {
+            let known = view.watermarks.entry(*group).or_default();
+            *known = (*known).max(*watermark);
+        }
+        for record in part.tenants.values().flat_map(|blocks| blocks.iter()) {
+            if view.tenant_of.contains_key(&record.id) {
+                continue;
+            }
+            if let Entry::Vacant(place) = view.objects.entry(record.object) {
+                let record = Arc::clone(&part.objects[&record.object].record);
+                place.insert(view::LiveObject { record, blocks: 0 });
+            }
+            view.add((**record).clone());
+        }
+        for index in part.tenants.values().flat_map(|blocks| blocks.indexes.values()) {
+            if !view.index_tenants.contains_key(&index.object.id) && view.tenants.contains_key(&index.tenant) {
+                view.add_index((**index).clone());
+            }
+        }
+        for (object, pending) in &part.pending {
+            view.pending.entry(*object).or_insert_with(|| pending.clone());
+        }
+        view.announced.extend(&part.announced);
+        let CatalogView {
+            objects,
+            pending,
+            announced,
+            index_tenants,
+            ..
+        } = view;
+        pending.retain(|object, _| !objects.contains_key(object));
+        announced.retain(|object| {
+            !(objects.contains_key(object) || pending.contains_key(object) || index_tenants.contains_key(object))
+        });
+        while announced.len() > ANNOUNCED_MAX {
+            announced.pop_first();
+        }
+        Ok(new)
+    }
+
     /// The state to change, under the next revision. Readers keep what they have.
     fn edit(&mut self) -> &mut CatalogView {
         let view = Arc::make_mut(&mut self.view);
         view.revision += 1;
         view
+    }
+
+    /// Names what `view` names and goes on from there.
+    pub fn of(view: CatalogView) -> Self {
+        Self { view: Arc::new(view) }
     }
 
     /// All of it as bytes; equal catalogs have equal bytes.

@@ -44,7 +44,7 @@ use crate::store::Store;
 /// their way.
 pub const NAME_MARGIN_NANOS: u64 = 3_600 * 1_000_000_000;
 /// Where our objects are.
-const FOLDERS: [&str; 3] = ["l0", "blocks", "traces"];
+pub(crate) const FOLDERS: [&str; 3] = ["l0", "blocks", "traces"];
 /// Unknown objects that are looked at twice. If there are more, no upload that came in between is the reason.
 const UNKNOWN_MAX: usize = 1_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;
@@ -246,7 +246,7 @@ impl Listed {
 }
 
 /// The object that a key names; `None` unless the key is, letter by letter, one that [`Store`] makes.
-fn object_of(key: &str) -> Option<ObjectId> {
+pub(crate) fn object_of(key: &str) -> Option<ObjectId> {
     let object = Store::object_of_key(key)?;
     let is_version_7 = (object.0.0 >> 76) & 0xf == 7 && (object.0.0 >> 62) & 0b11 == 0b10;
     let parts: Vec<&str> = key.split('/').collect();

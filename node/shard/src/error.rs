@@ -70,6 +70,14 @@ pub enum Error {
         /// What was sent.
         expected: u64,
     },
+    /// The catalog as it is kept in the object store cannot be used.
+    #[error("catalog object {path}: {why}")]
+    Folded {
+        /// Which object.
+        path: String,
+        /// Why.
+        why: String,
+    },
     /// The catalog refused a command.
     #[error("catalog")]
     Refused(#[from] Refusal),
@@ -91,7 +99,7 @@ impl Error {
     /// What to do about it.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Command(_) | Self::Frame(_) | Self::Span(_) => Kind::Corrupt,
+            Self::Command(_) | Self::Frame(_) | Self::Span(_) | Self::Folded { .. } => Kind::Corrupt,
             Self::Block(error) => match error.kind() {
                 block::Kind::Corrupt => Kind::Corrupt,
                 block::Kind::Unavailable => Kind::Unavailable,

@@ -9,6 +9,7 @@ use model::{BlockId, Generation, LogIndex, ManualClock, ShardId};
 
 use crate::catalog::{Catalog, Command, GroupKey, RingTime};
 use crate::command::ShardCommand;
+use crate::manifest::Root;
 use crate::owner::{Shard, ShardOptions};
 
 const GROUP: GroupKey = GroupKey {
@@ -43,6 +44,12 @@ pub fn catalog_command(bytes: &[u8]) {
         Ok(_) => catalog(&state.encode()),
         Err(_) => assert_eq!(state.encode(), before, "a refusal changes nothing"),
     }
+}
+
+/// The top of a catalog as it is kept in the object store, after its checksum; what was read is written and read as the same.
+pub fn catalog_root(bytes: &[u8]) {
+    let Ok(root) = Root::decode_plain(bytes) else { return };
+    assert_eq!(Root::decode(&root.encode()).as_ref(), Ok(&root));
 }
 
 /// A log entry, applied. Its frame is `wire`'s.

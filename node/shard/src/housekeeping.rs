@@ -42,8 +42,10 @@ pub struct HousekeepingMetrics {
     pub unknown_objects: AtomicU64,
     /// State: objects that the catalog names and that are not in the store.
     pub lost_objects: AtomicU64,
-    /// Runs of retention, collection or indexing that stopped at an error.
+    /// Runs of retention, collection, indexing or folding that stopped at an error.
     pub runs_failed: AtomicU64,
+    /// Times the catalog was folded into the store.
+    pub catalogs_folded: AtomicU64,
     /// Merged trace-id indexes that the catalog took.
     pub trace_indexes_written: AtomicU64,
 }

@@ -7,8 +7,8 @@
 //! - While a brake is on, nothing is deleted, neither blocks nor objects: a wrong clock makes everything look old. A brake
 //!   that concerns the store alone keeps objects only ([`Brakes::check_store`]).
 //! - A run drops a bounded number of blocks, the oldest first, so that a wrong setting is noticed before much is gone.
-//! - An object is deleted from the store only after the catalog has listed it for deletion and the longest query has
-//!   ended since. A crash between deleting and [`Command::ForgetObject`] repeats the deletion, which does no harm.
+//! - An object is deleted from the store only after the catalog has listed it for deletion, the longest query has ended
+//!   since, and the copy of the catalog in the store says so too ([`crate::manifest`]). A crash between deleting and [`Command::ForgetObject`] repeats the deletion, which does no harm.
 //!
 //! Not here: objects that the catalog never knew ([`crate::collect`]), how long a tenant keeps its spans (`server` knows
 //! the limits and hands them in).
@@ -26,7 +26,7 @@ use settings::RetentionSettings;
 
 pub use self::brake::{Brake, Brakes};
 pub use self::choice::{Expired, expired};
-use crate::catalog::{Command, DELETE_GRACE_NANOS, DeleteReason, PendingObject, RingTime};
+use crate::catalog::{Command, DELETE_GRACE_NANOS, DeleteReason, ObjectId, PendingObject, RingTime};
 use crate::error::Result;
 use crate::housekeeping::{HousekeepingMetrics, count, show};
 use crate::port::CatalogPort;
@@ -59,6 +59,9 @@ pub struct Retention {
     pub catalog: Arc<dyn CatalogPort>,
     /// When not to delete.
     pub brakes: Arc<Brakes>,
+    /// Whether the copy of the catalog in the store says, too, that an object is not needed
+    /// ([`crate::manifest::Copy::has_dropped`]).
+    pub is_dropped: Arc<dyn Fn(ObjectId) -> bool + Send + Sync>,
     /// Where to count.
     pub metrics: Arc<HousekeepingMetrics>,
 }
@@ -121,7 +124,7 @@ impl Retention {
         let view = self.catalog.view();
         let ready: Vec<_> = view
             .pending()
-            .filter(|pending| self.has_waited(pending, now))
+            .filter(|pending| self.has_waited(pending, now) && (self.is_dropped)(pending.object.id))
             .take(deletes_max)
             .map(|pending| Arc::clone(&pending.object))
             .collect();

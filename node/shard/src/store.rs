@@ -6,6 +6,7 @@
 //! <prefix>/l0/<shard>-<generation>/<from>-<to>-<uuid>.parquet   as flushed, all tenants of a cut
 //! <prefix>/blocks/<tenant>/<uuid>.parquet                    merged, one tenant
 //! <prefix>/traces/<tenant>/<uuid>.index                      merged trace-id index
+//! <prefix>/catalog/…                                         the catalog itself ([`crate::manifest`])
 //! ```
 //! Names are unique for ever and objects never change, so an upload needs no condition and may be repeated.
 
@@ -17,7 +18,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use model::{BlockId, TenantId};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
 
 use crate::catalog::{LogRange, ObjectId};
 use crate::error::{Error, Result};
@@ -158,6 +159,32 @@ impl Store {
             });
         }
         Ok(head.e_tag.map(Arc::from))
+    }
+
+    /// Writes a small object unless there is one of this name. Says whether it was written.
+    pub async fn create(&self, key: &str, body: Bytes) -> Result<bool> {
+        let path = self.path(key);
+        let options = PutOptions::from(PutMode::Create);
+        match self.inner.put_opts(&path, PutPayload::from(body), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            Err(source) => Err(Error::Store {
+                operation: "write",
+                path: path.to_string(),
+                source,
+            }),
+        }
+    }
+
+    /// A whole object.
+    pub async fn get(&self, key: &str) -> Result<Bytes> {
+        let path = self.path(key);
+        let read = async { self.inner.get(&path).await?.bytes().await };
+        read.await.map_err(|source| Error::Store {
+            operation: "read",
+            path: path.to_string(),
+            source,
+        })
     }
 
     /// Deletes an object; that it is gone already is fine.

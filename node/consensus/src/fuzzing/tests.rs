@@ -74,6 +74,7 @@ fn bodies() -> Vec<Body> {
             duration_nanos: 7,
         },
         Body::Catalog(add),
+        Body::Restore(catalog::Catalog::new()),
     ]
 }
 

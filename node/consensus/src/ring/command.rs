@@ -100,6 +100,9 @@ pub enum Body {
     },
     /// A change of the catalog.
     Catalog(catalog::Command),
+    /// A part of a catalog that was put together from the object store. Only before the cluster is founded; done again it does
+    /// nothing.
+    Restore(catalog::Catalog),
 }
 
 /// What a command did.
@@ -121,6 +124,9 @@ pub enum RingRefusal {
     /// Everything but bootstrap needs a founded cluster.
     #[error("the cluster is not founded yet")]
     NotFounded,
+    /// A catalog is restored before, never into, a cluster.
+    #[error("the cluster is founded already")]
+    Founded,
     /// It is another cluster.
     #[error("the cluster is {cluster:032x}")]
     OtherCluster { cluster: u128 },

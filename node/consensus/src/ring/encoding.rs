@@ -63,6 +63,7 @@ const RELEASE_LEASE: u32 = 21;
 const RAISE_FEATURE_LEVEL: u32 = 22;
 const RESET_CLOCK: u32 = 23;
 const CATALOG: u32 = 24;
+const RESTORE: u32 = 25;
 
 impl RingCommand {
     /// A command without guard.
@@ -97,7 +98,7 @@ impl RingCommand {
                     let (lease, holder, fence) = get_held(entry.bytes()?)?;
                     guard = Some(Guard { lease, holder, fence });
                 }
-                TICK..=CATALOG => body = Some(get_body(entry)?),
+                TICK..=RESTORE => body = Some(get_body(entry)?),
                 _ => {}
             }
             Ok(())
@@ -158,6 +159,7 @@ fn put_body(out: &mut Vec<u8>, body: &Body) {
         }
         Body::ResetClock { unix_nanos } => message(out, RESET_CLOCK, |out| write_fixed64(out, 1, *unix_nanos)),
         Body::Catalog(command) => write_bytes(out, CATALOG, &command.encode()),
+        Body::Restore(part) => write_bytes(out, RESTORE, &part.encode()),
     }
 }
 
@@ -232,6 +234,7 @@ fn get_body(entry: &Entry<'_>) -> Result<Body> {
             unix_nanos: fixed(bytes, 1, "time")?,
         },
         CATALOG => Body::Catalog(catalog::Command::decode(bytes)?),
+        RESTORE => Body::Restore(Catalog::decode(bytes)?),
         _ => return Err(RingDecodeError::Missing("command")),
     })
 }

@@ -62,7 +62,7 @@ impl RingState {
         {
             return Err(RingRefusal::Fenced { lease: guard.lease });
         }
-        if !self.is_founded() && !matches!(command.body, Body::Bootstrap { .. } | Body::Tick) {
+        if !self.is_founded() && !matches!(command.body, Body::Bootstrap { .. } | Body::Restore(_) | Body::Tick) {
             return Err(RingRefusal::NotFounded);
         }
         match command.body {
@@ -108,6 +108,11 @@ impl RingState {
                 Ok(RingChange::Done)
             }
             Body::Catalog(command) => Ok(RingChange::Catalog(self.catalog.apply(command, self.clock.now())?)),
+            Body::Restore(_) if self.is_founded() => Err(RingRefusal::Founded),
+            Body::Restore(part) => {
+                self.catalog.absorb(part.view())?;
+                Ok(RingChange::Done)
+            }
         }
     }
 
@@ -132,6 +137,8 @@ impl RingState {
         let mut founded = Self {
             cluster,
             clock: self.clock,
+            // Restored from the object store, or empty.
+            catalog: self.catalog.clone(),
             ..Self::default()
         };
         for node in nodes {

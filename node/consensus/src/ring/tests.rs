@@ -521,7 +521,33 @@ fn one_of_each() -> Vec<Body> {
         Body::ResetClock {
             unix_nanos: START + SECOND,
         },
+        Body::Restore(restored()),
     ]
+}
+
+/// A catalog as it is put together from the object store: here one that knows an object that nobody names.
+fn restored() -> catalog::Catalog {
+    let object = catalog::ObjectId(BlockId::from_parts(START / 1_000_000, 5));
+    catalog::Catalog::of(catalog::CatalogView::of_announced([object]))
+}
+
+#[test]
+fn a_catalog_is_restored_before_its_cluster_is_founded() {
+    let mut state = RingState::default();
+    for _ in 0..2 {
+        assert_eq!(apply(&mut state, Body::Restore(restored())), Ok(RingChange::Done));
+    }
+    assert!(!state.is_founded());
+    assert_eq!(apply(&mut state, bootstrap()), Ok(RingChange::Done));
+    assert_eq!(state.catalog.view().announced().count(), 1);
+    assert_eq!(
+        state.catalog.view().watermarks().count(),
+        2,
+        "of the new cluster's generations"
+    );
+    let before = state.clone();
+    assert_eq!(apply(&mut state, Body::Restore(restored())), Err(RingRefusal::Founded));
+    assert_eq!(state, before);
 }
 
 /// The commands are in logs and the state is in snapshots: lines of `testdata/v1` are never written again, and a new kind

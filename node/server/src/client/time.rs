@@ -1,7 +1,7 @@
 //! Times as people read them.
 
 /// Nanoseconds since the epoch as `2023-11-14T22:13:20.123Z`.
-pub(super) fn instant(unix_nanos: u64) -> String {
+pub(crate) fn instant(unix_nanos: u64) -> String {
     let seconds = unix_nanos / 1_000_000_000;
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);

@@ -2,6 +2,8 @@
 //! founds one.
 //!
 //! What always holds: a disk belongs to one cluster for good, written down ([`identity`]) before anything is acknowledged.
+//! A cluster whose disks are all lost is founded again under its id ([`found_again`]): its catalog first, so that whoever is
+//! interrupted has founded nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use anyhow::Context as _;
 use consensus::ring::{Body, HashRange, NodeRecord, NodeState, RingMachine, ShardRecord};
 use consensus::{GroupId, Groups};
 use model::{Generation, ShardId};
+use shard::catalog::Catalog;
+use shard::rebuild::Rebuilt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,7 +23,11 @@ use super::peers::Peers;
 use super::ring::{self, RingPort};
 use super::{FEATURE_LEVEL, RECOVERY_MAX, identity};
 use crate::app::Common;
-use crate::peer::PeerTransport;
+
+/// The address of a node that no other one can reach; the node says where it is when it is opened with peers.
+const ALONE: &str = "alone";
+/// Bytes of catalog in one entry of the ring's log.
+const RESTORED_AT_ONCE_BYTES: usize = 512 << 10;
 
 /// Opens the ring. A disk that belongs to no cluster joins the one that the settings name, or founds one.
 pub(super) async fn open_ring(
@@ -48,13 +56,7 @@ pub(super) async fn open_ring(
             peers: peers.transport.clone(),
         });
     }
-    let card = Card {
-        name: match &settings.cluster.name {
-            Some(name) => name.as_str().into(),
-            None => format!("{:016x}", id.0).into(),
-        },
-        zone: settings.cluster.zone.as_str().into(),
-    };
+    let card = Card::of(settings, id);
     let is_new = identity::cluster(data_dir)? == 0;
     let seeds: Vec<Arc<str>> = settings
         .cluster
@@ -71,7 +73,15 @@ pub(super) async fn open_ring(
             group.found(&BTreeSet::from([id])).await?;
             group.wait_recovered(RECOVERY_MAX).await?;
             if !port.ring_view().state.is_founded() {
-                found_cluster(common, &port, transport.as_ref(), &card).await?;
+                let address = match &transport {
+                    Some(transport) => Arc::clone(&transport.identity().address),
+                    None => ALONE.into(),
+                };
+                let birth = Birth {
+                    cluster: rand::random::<u128>() | 1,
+                    generation: Generation(1),
+                };
+                found_cluster(common, &port, birth, address, &card).await?;
             }
             let cluster = port.ring_view().state.cluster;
             identity::keep_cluster(data_dir, cluster)?;
@@ -121,11 +131,50 @@ pub(super) async fn open_ring(
     Ok(port)
 }
 
+/// What a cluster begins with.
+struct Birth {
+    /// Its id.
+    cluster: u128,
+    /// That of all its shards; none of an earlier life under the same id.
+    generation: Generation,
+}
+
+/// Founds a cluster again on an empty disk, with what its object store was found to hold.
+///
+/// Errors: what could not be written. Repeating it goes on where it was.
+pub(super) async fn found_again(
+    common: &Common,
+    groups: &Groups,
+    cluster: u128,
+    rebuilt: &Rebuilt,
+) -> anyhow::Result<()> {
+    let settings = &common.settings;
+    let (machine, view) = RingMachine::new();
+    let answers = machine.answers();
+    let group = groups.open(GroupId::Ring, machine).await?;
+    let clock = Arc::clone(&common.clock);
+    let port = RingPort::new(group.clone(), view, answers, clock, None);
+    group.found(&BTreeSet::from([group.node()])).await?;
+    group.wait_recovered(RECOVERY_MAX).await?;
+    if !port.ring_view().state.is_founded() {
+        for part in rebuilt.catalog.view().parts(RESTORED_AT_ONCE_BYTES) {
+            port.propose(Body::Restore(Catalog::of(part))).await?;
+        }
+        let birth = Birth {
+            cluster,
+            generation: rebuilt.next_generation,
+        };
+        found_cluster(common, &port, birth, ALONE.into(), &Card::of(settings, group.node())).await?;
+    }
+    identity::keep_cluster(&settings.node.data_dir, cluster)
+}
+
 /// Makes a cluster of this node alone: all shards here.
 async fn found_cluster(
     common: &Common,
     port: &RingPort,
-    transport: Option<&PeerTransport>,
+    birth: Birth,
+    address: Arc<str>,
     card: &Card,
 ) -> anyhow::Result<()> {
     let id = port.node();
@@ -133,7 +182,7 @@ async fn found_cluster(
     let shard = |index| ShardRecord {
         id: ShardId(index),
         range: HashRange::of_shard(index, count),
-        generation: Generation(1),
+        generation: birth.generation,
         members: BTreeSet::from([id]),
         preferred: id,
         inherits: false,
@@ -142,16 +191,13 @@ async fn found_cluster(
         id,
         pod: Arc::clone(&card.name),
         zone: Arc::clone(&card.zone),
-        address: match transport {
-            Some(transport) => Arc::clone(&transport.identity().address),
-            None => "alone".into(),
-        },
+        address,
         state: NodeState::Active,
         feature_level: FEATURE_LEVEL,
         joined_unix_nanos: 0,
     };
     port.propose(Body::Bootstrap {
-        cluster: rand::random::<u128>() | 1,
+        cluster: birth.cluster,
         nodes: vec![node],
         shards: (0..count).map(shard).collect(),
     })

@@ -215,8 +215,13 @@ impl Collector for Gauges {
                 load(&house.orphans_deleted),
             ),
             (
+                "catalog_folds",
+                "Times the catalog was written into the object store",
+                load(&house.catalogs_folded),
+            ),
+            (
                 "housekeeping_runs_failed",
-                "Runs of retention, collection or indexing that stopped at an error",
+                "Runs of retention, collection, indexing or folding that stopped at an error",
                 load(&house.runs_failed),
             ),
             (

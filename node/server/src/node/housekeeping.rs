@@ -7,6 +7,7 @@
 //! | retention | `retention.interval` | stop token |
 //! | caches: what they hold of deleted objects, on every node | `retention.interval` | stop token |
 //! | orphans, and whether the store holds what the catalog says | the first beat of retention that is ours, then [`COLLECT_EVERY`] | stop token |
+//! | the catalog, folded into the store | each beat of retention, before anything is deleted | stop token |
 //!
 //! But for its own caches, only the node that leads the ring does any of it: two would do the same work, and one of them in vain, since the catalog
 //! takes a replacement once.
@@ -27,6 +28,7 @@ use shard::compaction::{Compactor, CompactorOptions, Outcome};
 use shard::disk_cache::DiskCache;
 use shard::housekeeping::HousekeepingMetrics;
 use shard::kept::Objects;
+use shard::manifest::{Folder, Outcome as Folded};
 use shard::port::CatalogPort;
 use shard::retention::{Brakes, Retention};
 use shard::store::Store;
@@ -41,12 +43,15 @@ use crate::app::Common;
 const COLLECT_EVERY: u32 = 6;
 
 const STORE_NOTICE: &str = "object store";
+const CATALOG_NOTICE: &str = "catalog";
 
 /// What the caretakers share.
 pub(super) struct Housekeeping {
     pub(super) common: Common,
     pub(super) store: Store,
     pub(super) catalog: Arc<dyn CatalogPort>,
+    /// Whose catalog it is.
+    pub(super) cluster: u128,
     pub(super) blocks: Arc<Blocks>,
     pub(super) new_block_id: Arc<dyn Fn() -> BlockId + Send + Sync>,
     pub(super) metrics: Arc<HousekeepingMetrics>,
@@ -133,11 +138,20 @@ impl Housekeeping {
             settings.retention.interval.duration(),
             stop.clone(),
         ));
+        let folder = Folder {
+            store: self.store.clone(),
+            catalog: Arc::clone(&self.catalog),
+            cluster: self.cluster,
+            metrics: Arc::clone(&self.metrics),
+            copy: Arc::default(),
+        };
+        let copy = Arc::clone(&folder.copy);
         let retention = Retention {
             settings: settings.retention.clone(),
             store: self.store.clone(),
             catalog: Arc::clone(&self.catalog),
             brakes: Arc::clone(&brakes),
+            is_dropped: Arc::new(move |object| copy.has_dropped(object)),
             metrics: Arc::clone(&self.metrics),
         };
         let collector = Collector {
@@ -147,7 +161,13 @@ impl Housekeeping {
             brakes,
             metrics: self.metrics,
         };
-        tasks.spawn(forget(self.common, retention, collector, self.is_ours, stop.clone()));
+        let caretakers = Forgetting {
+            common: self.common,
+            retention,
+            collector,
+            folder,
+        };
+        tasks.spawn(caretakers.keep(self.is_ours, stop.clone()));
         Ok(())
     }
 }
@@ -217,47 +237,96 @@ async fn index(indexer: Indexer, beat: Duration, is_ours: IsOurs, stop: Cancella
     }
 }
 
-async fn forget(common: Common, retention: Retention, collector: Collector, is_ours: IsOurs, stop: CancellationToken) {
-    let beat = common.settings.retention.interval.duration();
-    // Beats until the store is looked through. Before anything is deleted from it, too.
-    let mut until_survey = 0;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(beat) => {}
+/// Those who delete, and what they must know first.
+struct Forgetting {
+    common: Common,
+    retention: Retention,
+    collector: Collector,
+    folder: Folder,
+}
+
+impl Forgetting {
+    async fn keep(self, is_ours: IsOurs, stop: CancellationToken) {
+        let beat = self.common.settings.retention.interval.duration();
+        // Beats until the store is looked through. Before anything is deleted from it, too.
+        let mut until_survey = 0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(beat) => {}
+            }
+            if !is_ours() {
+                until_survey = 0;
+                self.retention.brakes.forget_survey();
+                self.folder.copy.forget();
+                self.common.notices.set(STORE_NOTICE, None);
+                self.common.notices.set(CATALOG_NOTICE, None);
+                continue;
+            }
+            if until_survey == 0 {
+                until_survey = if self.survey().await { COLLECT_EVERY } else { 1 };
+            }
+            until_survey -= 1;
+            // Nor is a catalog kept that the store shows to be an old one.
+            if self.retention.brakes.check_store(self.folder.catalog.now()).is_ok() {
+                self.fold().await;
+            }
+            self.forget().await;
         }
-        if !is_ours() {
-            until_survey = 0;
-            retention.brakes.forget_survey();
-            common.notices.set(STORE_NOTICE, None);
-            continue;
-        }
-        if until_survey == 0 {
-            until_survey = COLLECT_EVERY;
-            match collector.run().await {
-                Ok(run) => {
-                    if run.orphans_deleted > 0 {
-                        tracing::info!(orphans = run.orphans_deleted, "collected objects that nobody names");
-                    }
-                    let advice = advice(&run);
-                    if let Some(advice) = &advice {
-                        tracing::error!("{advice}");
-                    }
-                    common.notices.set(STORE_NOTICE, advice);
+    }
+
+    /// Collects orphans and looks at everything; whether it came to its end.
+    async fn survey(&self) -> bool {
+        match self.collector.run().await {
+            Ok(run) => {
+                if run.orphans_deleted > 0 {
+                    tracing::info!(orphans = run.orphans_deleted, "collected objects that nobody names");
                 }
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "collecting stopped at an error"
-                    );
-                    until_survey = 1;
+                let advice = advice(&run);
+                if let Some(advice) = &advice {
+                    tracing::error!("{advice}");
                 }
+                self.common.notices.set(STORE_NOTICE, advice);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "collecting stopped at an error"
+                );
+                false
             }
         }
-        until_survey -= 1;
-        let limits = common.limits.load_full();
+    }
+
+    async fn fold(&self) {
+        let notice = match self.folder.run().await {
+            Ok(Folded::Unchanged) => None,
+            Ok(Folded::Folded { manifests }) => {
+                tracing::debug!(manifests, "folded the catalog into the object store");
+                None
+            }
+            Ok(Folded::Newer { revision }) => Some(format!(
+                "the object store holds a newer copy of the catalog, of revision {revision}, than this node has: its data \
+                 directory seems to have been restored from an older copy. Nothing is deleted from the store. Stop the nodes \
+                 and start them on the newest copies of their data directories"
+            )),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "folding the catalog into the object store stopped at an error");
+                return;
+            }
+        };
+        if let Some(notice) = &notice {
+            tracing::error!("{notice}");
+        }
+        self.common.notices.set(CATALOG_NOTICE, notice);
+    }
+
+    async fn forget(&self) {
+        let limits = self.common.limits.load_full();
         let retention_of = move |tenant: &model::TenantId| limits.of(tenant.as_str()).retention.duration();
-        match retention.run(&retention_of).await {
+        match self.retention.run(&retention_of).await {
             Ok(run) if run.held.is_some() => {
                 tracing::warn!(brake = ?run.held, "less is deleted than should be, until this brake goes off");
             }

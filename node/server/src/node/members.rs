@@ -13,6 +13,7 @@ use std::time::Duration;
 use consensus::ring::{Body, LeaseName, NodeRecord, NodeState, RingRefusal, RingView};
 use consensus::{Group, Machine};
 use model::NodeId;
+use settings::NodeSettings;
 use tokio_util::sync::CancellationToken;
 
 use super::plan;
@@ -70,6 +71,18 @@ impl Restarts {
 pub(super) struct Card {
     pub(super) name: Arc<str>,
     pub(super) zone: Arc<str>,
+}
+
+impl Card {
+    pub(super) fn of(settings: &NodeSettings, id: NodeId) -> Self {
+        Self {
+            name: match &settings.cluster.name {
+                Some(name) => name.as_str().into(),
+                None => format!("{:016x}", id.0).into(),
+            },
+            zone: settings.cluster.zone.as_str().into(),
+        }
+    }
 }
 
 /// Asks the nodes at `addresses` in turn until one of them, or the leader they name, takes this node in.

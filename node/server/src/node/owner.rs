@@ -29,8 +29,8 @@ use object_store::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Where blocks and their indexes are.
-const FOLDERS: [&str; 3] = ["l0", "blocks", "traces"];
+/// Where blocks, their indexes and the catalog of them are.
+const FOLDERS: [&str; 4] = ["l0", "blocks", "traces", "catalog"];
 /// Ours has a tenth of it.
 const OWNER_BYTES_MAX: u64 = 4 << 10;
 /// Time a start waits to hear whose prefix of the object store it is.
@@ -60,7 +60,8 @@ impl Owner {
 ///
 /// Errors: in one sentence, why not and what to do; or that the store cannot be asked.
 pub(super) async fn vacant(objects: &dyn ObjectStore, prefix: &Path) -> anyhow::Result<()> {
-    const ADVICE: &str = "start with the data directory of that cluster, or set another storage.prefix";
+    const ADVICE: &str = "start with the data directory of that cluster, or set another storage.prefix; if all its data \
+                          directories are lost, `vivace catalog rebuild` makes a new one of what the object store holds";
     if let Some(owner) = read(objects, &key(prefix)).await.context("object store")? {
         bail!(
             "the prefix \"{prefix}\" of the object store belongs to cluster {}, and this data directory is new: {ADVICE}",
@@ -77,6 +78,19 @@ pub(super) async fn vacant(objects: &dyn ObjectStore, prefix: &Path) -> anyhow::
         }
     }
     Ok(())
+}
+
+/// Whose `prefix` is.
+///
+/// Errors: it is nobody's, or that of a cluster by another name, or the store cannot be asked.
+pub(super) async fn of(objects: &dyn ObjectStore, prefix: &Path, name: &str) -> anyhow::Result<u128> {
+    let key = key(prefix);
+    let owner = read(objects, &key).await.context("object store")?;
+    let owner = owner.with_context(|| format!("there is no {key}: no cluster has written to this prefix"))?;
+    if let Some(why) = owner.other_name(name) {
+        bail!("{why}");
+    }
+    u128::from_str_radix(&owner.cluster, 16).with_context(|| format!("{key} does not name a cluster"))
 }
 
 /// Refuses to join a cluster by another name than its own. A store that does not answer is asked again after the start.

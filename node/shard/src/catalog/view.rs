@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use model::{BlockId, LogIndex, TenantId};
 
-use super::{BlockRecord, GroupKey, ObjectId, ObjectRecord, TraceIndexRecord};
+use super::{BlockRecord, GroupKey, ObjectId, ObjectRecord, SplitTraces, TraceIndexRecord};
+
+/// What a block and its object take when encoded, without lists.
+const RECORD_BYTES: usize = 400;
 
 /// The catalog at one revision.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -136,9 +139,88 @@ impl CatalogView {
         self.objects().map(|object| &*object.path).chain(indexes)
     }
 
+    /// Whether this object waits for its deletion.
+    pub fn is_pending(&self, id: ObjectId) -> bool {
+        self.pending.contains_key(&id)
+    }
+
     /// Objects that wait for their deletion.
     pub fn pending(&self) -> impl Iterator<Item = &PendingObject> {
         self.pending.values()
+    }
+
+    /// Some blocks of this catalog with their objects, and nothing else: neither a revision nor trace-id indexes.
+    pub fn only<'a>(&self, records: impl IntoIterator<Item = &'a Arc<BlockRecord>>) -> Self {
+        let mut part = Self::default();
+        for record in records {
+            let object = part.objects.entry(record.object);
+            object.or_insert_with(|| LiveObject {
+                record: Arc::clone(&self.objects[&record.object].record),
+                blocks: 0,
+            });
+            part.add((**record).clone());
+        }
+        part
+    }
+
+    /// A catalog of one object and the blocks in it. Blocks that name another object, or none at all, make none.
+    pub fn of_object(object: ObjectRecord, records: Vec<BlockRecord>) -> Self {
+        let mut part = Self::default();
+        let id = object.id;
+        let mut records = records.into_iter().filter(|record| record.object == id).peekable();
+        if records.peek().is_some() {
+            let record = Arc::new(object);
+            part.objects.insert(id, LiveObject { record, blocks: 0 });
+        }
+        records.for_each(|record| part.add(record));
+        part
+    }
+
+    /// A catalog that knows nothing but that these objects may be in the bucket.
+    pub fn of_announced(objects: impl IntoIterator<Item = ObjectId>) -> Self {
+        Self {
+            announced: objects.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The same catalog, covering no generation.
+    pub fn without_watermarks(&self) -> Self {
+        Self {
+            watermarks: BTreeMap::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The same catalog, but for trace-id indexes, in parts for [`super::Catalog::absorb`]: each has as many blocks as make
+    /// about `bytes` when encoded.
+    pub fn parts(&self, bytes: usize) -> Vec<Self> {
+        let mut parts = vec![self.with_only([])];
+        let (mut records, mut size) = (Vec::new(), 0);
+        for record in self.tenants().flat_map(|(_, blocks)| blocks.iter()) {
+            records.push(record);
+            size += match &record.split_traces {
+                SplitTraces::Listed(traces) => RECORD_BYTES + size_of_val(&**traces),
+                SplitTraces::All => RECORD_BYTES,
+            };
+            if size >= bytes {
+                parts.push(self.only(records.drain(..)));
+                size = 0;
+            }
+        }
+        parts.push(self.only(records));
+        parts
+    }
+
+    /// The same catalog with only some of its blocks and without trace-id indexes.
+    pub fn with_only<'a>(&self, records: impl IntoIterator<Item = &'a Arc<BlockRecord>>) -> Self {
+        Self {
+            revision: self.revision,
+            watermarks: self.watermarks.clone(),
+            pending: self.pending.clone(),
+            announced: self.announced.clone(),
+            ..self.only(records)
+        }
     }
 
     /// Lists a trace-id index of a tenant that has blocks.

@@ -23,6 +23,7 @@ use crate::collect::Collector;
 use crate::compaction::{Compactor, CompactorOptions};
 use crate::decoded_cache::DecodedCache;
 use crate::flush::byte_range;
+use crate::manifest::Folder;
 use crate::port::{CatalogPort, LocalCatalog};
 use crate::retention::{Brakes, Retention};
 use crate::snapshot::Snapshot;
@@ -102,6 +103,26 @@ impl Bed {
             clock: Arc::new(ManualClock::at(START)),
             names: Arc::new(names),
             metrics: Arc::default(),
+        }
+    }
+
+    /// Another catalog over the same store, at the same time.
+    pub(crate) fn with(other: &Self, catalog: Catalog) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Arc::new(FaultyCatalog::new(LocalCatalog::new(catalog, other.catalog.now())));
+        let names = Names {
+            catalog: Arc::clone(&catalog),
+            count: AtomicU64::new(1_000_000),
+        };
+        Self {
+            inner: Arc::clone(&other.inner),
+            store: other.store.clone(),
+            blocks: open_blocks(&other.inner, &other.store, &dir),
+            clock: Arc::new(ManualClock::at(other.now())),
+            names: Arc::new(names),
+            metrics: Arc::default(),
+            catalog,
+            dir,
         }
     }
 
@@ -280,7 +301,18 @@ impl Bed {
             store: self.store.clone(),
             catalog: self.catalog.clone(),
             brakes: self.brakes(),
+            is_dropped: Arc::new(|_| true),
             metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    pub(crate) fn folder(&self) -> Folder {
+        Folder {
+            store: self.store.clone(),
+            catalog: self.catalog.clone(),
+            cluster: 7,
+            metrics: Arc::clone(&self.metrics),
+            copy: Arc::default(),
         }
     }
 

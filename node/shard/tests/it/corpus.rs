@@ -4,6 +4,7 @@ use model::{LogIndex, TenantId};
 use shard::catalog::{Command, DeleteReason};
 use shard::command::ShardCommand;
 use shard::fuzzing;
+use shard::manifest::fold;
 use shard::port::CatalogPort;
 
 use crate::replay::replay;
@@ -42,6 +43,17 @@ fn catalog() {
         let now = world.catalog.now();
         world.catalog.edit(|catalog| catalog.apply(delete, now)).unwrap();
         vec![whole, encode()]
+    });
+}
+
+#[test]
+fn catalog_root() {
+    replay("catalog_root", fuzzing::catalog_root, ROUNDS, || {
+        let world = world();
+        // All blocks are recent, or none is.
+        [0, u64::MAX]
+            .map(|now| fold(7, &world.catalog.view(), now).root.encode_plain())
+            .to_vec()
     });
 }
 
