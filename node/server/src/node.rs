@@ -157,9 +157,17 @@ impl Node {
             .with_context(|| format!("cannot make the folder {}", snapshot_dir.display()))?;
         let wal = disk::open_wal(&common, id, &ground, &data_dir.join("wal"))?;
         let prefix = crate::storage::prefix(&settings);
+        let mut founding = None;
         if identity::cluster(data_dir)? == 0 {
-            if settings.cluster.join.is_empty() {
+            let cluster = &settings.cluster;
+            if cluster.join.is_empty() {
                 owner::vacant(&*objects, &prefix).await?;
+                founding = Some(identity::new_cluster());
+            } else if cluster.founder.is_some() && cluster.founder == cluster.name {
+                // Written down first: whoever crashes between becoming the owner and founding goes on with the same id.
+                let id = identity::founding(data_dir)?;
+                let is_owner = owner::take(&objects, &prefix, id, &settings.node.cluster).await?;
+                founding = is_owner.then_some(id);
             } else {
                 owner::is_named(&*objects, &prefix, &settings.node.cluster).await?;
             }
@@ -178,7 +186,7 @@ impl Node {
         }
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let ring = founding::open_ring(&common, &groups, peers.as_ref(), &stop, &tasks).await?;
+        let ring = founding::open_ring(&common, &groups, peers.as_ref(), founding, &stop, &tasks).await?;
         let state = Arc::clone(&ring.ring_view());
         let count = u32::try_from(state.state.map.shards.len()).unwrap_or(u32::MAX);
         if count != settings.shards.count {

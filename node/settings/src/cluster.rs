@@ -19,6 +19,10 @@ section! {
         /// Peer addresses (`host:port`) of nodes that are in the cluster, asked in turn by a node whose disk is empty. None:
         /// an empty disk founds a cluster of its own. Its own address may be among them.
         join: Vec<String> = Vec::new(),
+        /// Of nodes that share the same addresses to join, the name of the one that founds the cluster, once: where the bucket
+        /// belongs to a cluster already it joins like the others. Absent: nobody, a node with addresses only joins.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        founder: Option<String> = None,
         /// What people call this node; its pod's name. Absent: its id.
         #[serde(skip_serializing_if = "Option::is_none")]
         name: Option<String> = None,
@@ -29,6 +33,10 @@ section! {
         advertise: Option<String> = None,
         /// Copies of every shard: 1, 3 or 5. With fewer nodes there are as many as make sense, and more once nodes join.
         replicas: u32 = 3,
+        /// Members that agree on the ring: 1, 3, 5 or 7; with fewer nodes as many as make sense. The ring's leader goes by its
+        /// own. Absent: 3, from 9 nodes on 5.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        voters: Option<u32> = None,
         /// How long peers may take to connect and to say who they are.
         connect_timeout: Period = Period::secs(3),
         /// Certificates between nodes.
@@ -67,6 +75,9 @@ impl ClusterSettings {
         if !matches!(self.replicas, 1 | 3 | 5) {
             problems.add("replicas", "must be 1, 3 or 5");
         }
+        if self.voters.is_some_and(|voters| !matches!(voters, 1 | 3 | 5 | 7)) {
+            problems.add("voters", "must be 1, 3, 5 or 7");
+        }
         if self.join.len() > JOIN_MAX {
             problems.add("join", format!("must name at most {JOIN_MAX} nodes"));
         }
@@ -85,6 +96,12 @@ impl ClusterSettings {
             && (name.is_empty() || name.len() > NAME_BYTES_MAX)
         {
             problems.add("name", format!("must have 1 to {NAME_BYTES_MAX} bytes"));
+        }
+        if self.founder.is_some() && self.join.is_empty() {
+            problems.add(
+                "founder",
+                "chooses among nodes that join: name their addresses in cluster.join, or leave it out and a node founds a cluster of its own",
+            );
         }
         problems.between(
             "connect_timeout",
@@ -209,5 +226,8 @@ mod tests {
         let text = "{listen: {peer: 127.0.0.1:1}, cluster: {plaintext: true, join: [\"a:1\", \"a/b\"]}}";
         assert_eq!(wrong(text), ["cluster.join.1"]);
         assert_eq!(wrong("cluster: {replicas: 2}"), ["cluster.replicas"]);
+        assert_eq!(wrong("cluster: {founder: a}"), ["cluster.founder"]);
+        assert_eq!(wrong("cluster: {voters: 4}"), ["cluster.voters"]);
+        assert!(wrong("cluster: {voters: 5}").is_empty());
     }
 }

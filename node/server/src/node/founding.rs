@@ -29,11 +29,13 @@ const ALONE: &str = "alone";
 /// Bytes of catalog in one entry of the ring's log.
 const RESTORED_AT_ONCE_BYTES: usize = 512 << 10;
 
-/// Opens the ring. A disk that belongs to no cluster joins the one that the settings name, or founds one.
+/// Opens the ring. A disk that belongs to no cluster founds the one of the id `founding`, or joins the one that the settings
+/// name.
 pub(super) async fn open_ring(
     common: &Common,
     groups: &Groups,
     peers: Option<&Peers>,
+    founding: Option<u128>,
     stop: &CancellationToken,
     tasks: &TaskTracker,
 ) -> anyhow::Result<Arc<RingPort>> {
@@ -64,12 +66,12 @@ pub(super) async fn open_ring(
         .iter()
         .map(|address| address.as_str().into())
         .collect();
-    match &transport {
-        Some(transport) if is_new && !seeds.is_empty() => {
+    match (&transport, founding) {
+        (Some(transport), None) if is_new => {
             members::join(transport, &seeds, &card, stop).await?;
             identity::keep_cluster(data_dir, transport.cluster())?;
         }
-        _ if is_new => {
+        (_, Some(cluster)) if is_new => {
             group.found(&BTreeSet::from([id])).await?;
             group.wait_recovered(RECOVERY_MAX).await?;
             if !port.ring_view().state.is_founded() {
@@ -78,7 +80,7 @@ pub(super) async fn open_ring(
                     None => ALONE.into(),
                 };
                 let birth = Birth {
-                    cluster: rand::random::<u128>() | 1,
+                    cluster,
                     generation: Generation(1),
                 };
                 found_cluster(common, &port, birth, address, &card).await?;
@@ -124,7 +126,10 @@ pub(super) async fn open_ring(
         tasks.spawn(members::keep(
             Arc::clone(&port),
             transport,
-            settings.cluster.replicas,
+            members::Wanted {
+                replicas: settings.cluster.replicas,
+                voters: settings.cluster.voters,
+            },
             stop.clone(),
         ));
     }

@@ -11,11 +11,35 @@ use plants::Plant;
 
 const FILE: &str = "node-id";
 const CLUSTER_FILE: &str = "cluster-id";
+const FOUNDING_FILE: &str = "founding-id";
 
 /// The cluster this disk belongs to; 0 while it belongs to none.
 pub(super) fn cluster(data_dir: &Path) -> anyhow::Result<u128> {
-    let path = data_dir.join(CLUSTER_FILE);
-    match fs::read_to_string(&path) {
+    cluster_in(&data_dir.join(CLUSTER_FILE))
+}
+
+/// An id for a new cluster.
+pub(super) fn new_cluster() -> u128 {
+    rand::random::<u128>() | 1
+}
+
+/// The id of the cluster that this disk is to found: the one of an attempt that did not come to its end, or a new one, which
+/// is kept durably.
+pub(super) fn founding(data_dir: &Path) -> anyhow::Result<u128> {
+    let path = data_dir.join(FOUNDING_FILE);
+    match cluster_in(&path)? {
+        0 => {
+            let id = new_cluster();
+            write_durably(data_dir, &path, &format!("{id:032x}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(id)
+        }
+        known => Ok(known),
+    }
+}
+
+fn cluster_in(path: &Path) -> anyhow::Result<u128> {
+    match fs::read_to_string(path) {
         Ok(text) => match u128::from_str_radix(text.trim(), 16) {
             Ok(id) if id != 0 => Ok(id),
             _ => bail!(
@@ -100,6 +124,15 @@ mod tests {
         assert_eq!(cluster(folder.path()).unwrap(), 7);
         fs::write(folder.path().join(CLUSTER_FILE), "").unwrap();
         assert!(cluster(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_founding_that_was_cut_off_goes_on_with_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = founding(folder.path()).unwrap();
+        assert_ne!(id, 0);
+        assert_eq!(founding(folder.path()).unwrap(), id);
+        assert_eq!(cluster(folder.path()).unwrap(), 0);
     }
 
     #[test]

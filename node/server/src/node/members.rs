@@ -189,8 +189,17 @@ pub(super) async fn announce(ring: Arc<RingPort>, peers: PeerTransport, card: Ca
     }
 }
 
+/// What the settings ask of whoever leads the ring.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// Copies of every shard.
+    pub(super) replicas: u32,
+    /// Members that vote; `None`: by the number of nodes.
+    pub(super) voters: Option<u32>,
+}
+
 /// Keeps addresses and connections as the ring records them, and does the leader's duties while this node leads the ring.
-pub(super) async fn keep(ring: Arc<RingPort>, peers: PeerTransport, replicas: u32, stop: CancellationToken) {
+pub(super) async fn keep(ring: Arc<RingPort>, peers: PeerTransport, wanted: Wanted, stop: CancellationToken) {
     let mut views = ring.views();
     loop {
         tokio::select! {
@@ -206,7 +215,7 @@ pub(super) async fn keep(ring: Arc<RingPort>, peers: PeerTransport, replicas: u3
             peers.switched_on(view.state.feature_level);
         }
         if ring.group().is_leader()
-            && let Err(error) = duty(&ring, replicas).await
+            && let Err(error) = duty(&ring, wanted).await
         {
             tracing::warn!(
                 error = format!("{error:#}"),
@@ -217,7 +226,7 @@ pub(super) async fn keep(ring: Arc<RingPort>, peers: PeerTransport, replicas: u3
 }
 
 /// The next step that is due, if any.
-async fn duty(ring: &RingPort, replicas: u32) -> anyhow::Result<()> {
+async fn duty(ring: &RingPort, wanted: Wanted) -> anyhow::Result<()> {
     let view = ring.ring_view();
     let status = ring.group().status();
     if !status.voters.contains(&ring.node()) {
@@ -236,7 +245,7 @@ async fn duty(ring: &RingPort, replicas: u32) -> anyhow::Result<()> {
         *node == ring.node() || (matched > 0 && matched + READY_ENTRIES >= status.last.0)
     };
     let ready = members.iter().copied().filter(is_ready).collect();
-    let voters = plan::ring_voters(&view.state, &status.voters, &ready);
+    let voters = plan::ring_voters(&view.state, &status.voters, &ready, wanted.voters);
     if !voters.is_empty() && voters != status.voters {
         let step = plan::voters_step(&status.voters, &voters, ring.node());
         let voters = match step {
@@ -265,7 +274,7 @@ async fn duty(ring: &RingPort, replicas: u32) -> anyhow::Result<()> {
         tracing::info!(node = %lost.id, "a lost node is out: nothing of it is needed any more");
         return Ok(());
     }
-    if let Some(shards) = plan::shard_map(&view.state, replicas) {
+    if let Some(shards) = plan::shard_map(&view.state, wanted.replicas) {
         let epoch = view.state.map.epoch;
         match ring.command(Body::SetShardMap { epoch, shards }).await? {
             Ok(_) => tracing::info!(epoch = epoch + 1, "the shard map has changed"),

@@ -12,8 +12,6 @@
 //!   each write, not once.
 //! - The owner keeps its name (`node.cluster`): a node that is set to another does not join it and does not start.
 //! - That the store cannot be asked is no reason not to start: what is acknowledged waits in the log until it can.
-//!
-//! Not here: the marker by which the operator knows a cluster again (`cluster.json`, [`super::admin`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -91,6 +89,37 @@ pub(super) async fn of(objects: &dyn ObjectStore, prefix: &Path, name: &str) -> 
         bail!("{why}");
     }
     u128::from_str_radix(&owner.cluster, 16).with_context(|| format!("{key} does not name a cluster"))
+}
+
+/// Makes the cluster of this id the owner of a vacant prefix, before it is founded; says whether it is the owner. The cluster
+/// that is the owner instead is the one to join.
+///
+/// Errors: as of [`vacant`]; or that the owner has another name.
+pub(super) async fn take(
+    objects: &Arc<dyn ObjectStore>,
+    prefix: &Path,
+    cluster: u128,
+    name: &str,
+) -> anyhow::Result<bool> {
+    let found = read(&**objects, &key(prefix)).await.context("object store")?;
+    let owner = match found {
+        Some(owner) => owner,
+        None => {
+            vacant(&**objects, prefix).await?;
+            let comer = Comer {
+                cluster,
+                name: name.to_owned(),
+                has_objects: Box::new(|| false),
+                may_vanish: false,
+            };
+            let owned = OwnedStore::new(Arc::clone(objects), prefix, comer);
+            owned.claim().await.context("object store")?
+        }
+    };
+    if let Some(why) = owner.other_name(name) {
+        bail!(why);
+    }
+    Ok(owner.cluster == format!("{cluster:032x}"))
 }
 
 /// Refuses to join a cluster by another name than its own. A store that does not answer is asked again after the start.
@@ -490,6 +519,19 @@ mod tests {
         objects.delete(&key(&prefix())).await.unwrap();
         let refused = parts.complete().await.unwrap_err().to_string();
         assert!(refused.contains("owner.json is gone"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_founder_takes_the_prefix_once_and_joins_its_owner_else() {
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        assert!(take(&objects, &prefix(), 7, "c").await.unwrap());
+        // The same attempt again, and the same node with an empty disk.
+        assert!(take(&objects, &prefix(), 7, "c").await.unwrap());
+        assert!(!take(&objects, &prefix(), 8, "c").await.unwrap());
+        assert!(take(&objects, &prefix(), 8, "d").await.is_err());
+        // Blocks without an owner are somebody's.
+        put(&*objects, "u/l0/0-1/b.parquet").await.unwrap();
+        assert!(take(&objects, &Path::from("u"), 9, "c").await.is_err());
     }
 
     #[tokio::test]

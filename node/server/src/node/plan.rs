@@ -21,15 +21,25 @@ const FIVE_VOTERS_FROM: usize = 9;
 
 /// How many copies `nodes` nodes can sensibly hold: an even number survives no more losses than one fewer.
 fn sensible(wanted: usize, nodes: usize) -> usize {
-    [5, 3, 1].into_iter().find(|n| *n <= wanted && *n <= nodes).unwrap_or(0)
+    [7, 5, 3, 1]
+        .into_iter()
+        .find(|n| *n <= wanted && *n <= nodes)
+        .unwrap_or(0)
 }
 
-/// The voters the ring should have. `ready` are members whose copy of the log is close to the leader's.
-pub(super) fn ring_voters(state: &RingState, voters: &BTreeSet<NodeId>, ready: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+/// The voters the ring should have, as many as are `asked` for, or by the number of nodes. `ready` are members whose copy of the
+/// log is close to the leader's.
+pub(super) fn ring_voters(
+    state: &RingState,
+    voters: &BTreeSet<NodeId>,
+    ready: &BTreeSet<NodeId>,
+    asked: Option<u32>,
+) -> BTreeSet<NodeId> {
     let may =
         |node: &&NodeRecord| node.state == NodeState::Active && (voters.contains(&node.id) || ready.contains(&node.id));
     let candidates: Vec<&NodeRecord> = state.nodes.values().filter(may).collect();
-    let wanted = if candidates.len() >= FIVE_VOTERS_FROM { 5 } else { 3 };
+    let by_size = if candidates.len() >= FIVE_VOTERS_FROM { 5 } else { 3 };
+    let wanted = asked.map_or(by_size, |asked| asked as usize);
     let count = sensible(wanted, candidates.len());
     // Who votes already goes on if zones allow.
     spread(&candidates, count, |node| (!voters.contains(&node.id), node.id.0, 0))
@@ -417,25 +427,32 @@ mod tests {
         let mut state = founded(1);
         let ids = |range: std::ops::RangeInclusive<u64>| range.map(NodeId).collect::<BTreeSet<_>>();
         let voters = ids(1..=1);
-        assert_eq!(ring_voters(&state, &voters, &ids(1..=9)), voters);
+        assert_eq!(ring_voters(&state, &voters, &ids(1..=9), None), voters);
         put(&mut state, node(2, "a", NodeState::Active));
         assert_eq!(
-            ring_voters(&state, &voters, &ids(1..=9)),
+            ring_voters(&state, &voters, &ids(1..=9), None),
             voters,
             "two would be worse than one"
         );
         put(&mut state, node(3, "b", NodeState::Active));
         put(&mut state, node(4, "c", NodeState::Active));
         let three = BTreeSet::from([1, 3, 4].map(NodeId));
-        assert_eq!(ring_voters(&state, &voters, &ids(1..=9)), three);
-        assert_eq!(ring_voters(&state, &three, &ids(1..=9)), three, "it comes to rest");
+        assert_eq!(ring_voters(&state, &voters, &ids(1..=9), None), three);
+        assert_eq!(
+            ring_voters(&state, &three, &ids(1..=9), None),
+            three,
+            "it comes to rest"
+        );
         // Who is not ready waits.
-        assert_eq!(ring_voters(&state, &voters, &ids(1..=2)), voters);
+        assert_eq!(ring_voters(&state, &voters, &ids(1..=2), None), voters);
         for id in 5..=9 {
             put(&mut state, node(id, "c", NodeState::Active));
         }
-        assert_eq!(ring_voters(&state, &three, &ids(1..=9)).len(), 5);
+        assert_eq!(ring_voters(&state, &three, &ids(1..=9), None).len(), 5);
+        for (asked, wanted) in [(1, 1), (3, 3), (7, 7)] {
+            assert_eq!(ring_voters(&state, &three, &ids(1..=9), Some(asked)).len(), wanted);
+        }
         put(&mut state, node(3, "b", NodeState::Draining));
-        assert!(!ring_voters(&state, &three, &ids(1..=9)).contains(&NodeId(3)));
+        assert!(!ring_voters(&state, &three, &ids(1..=9), None).contains(&NodeId(3)));
     }
 }
