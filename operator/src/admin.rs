@@ -51,9 +51,6 @@ pub struct NodeStatus {
     /// Highest level of formats it knows.
     #[serde(default)]
     pub formats: u32,
-    /// What it sees under the bucket's prefix.
-    #[serde(default)]
-    pub marker: Marker,
     /// Whether it can use the bucket.
     #[serde(default)]
     pub storage: StorageView,
@@ -75,9 +72,9 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
-    /// Whether its disk belongs to no cluster.
-    pub fn is_blank(&self) -> bool {
-        self.cluster_id.is_none() && self.raft_id.is_none()
+    /// Whether this is the member of that id, or was before it left: a disk is called by its node's id.
+    pub fn is(&self, member: RaftId) -> bool {
+        self.raft_id == Some(member) || self.incarnation == format!("{:016x}", member.0)
     }
 }
 
@@ -92,25 +89,6 @@ pub enum Drain {
     RestartReady,
     /// Everything goes elsewhere; the node does not come back.
     Remove,
-}
-
-/// What is under the bucket's prefix.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(tag = "state")]
-pub enum Marker {
-    /// It could not be read.
-    #[default]
-    Unknown,
-    /// Nobody has been here.
-    Absent,
-    /// A cluster is about to be made here.
-    Pending { cluster: String },
-    /// A cluster lives here, and its blocks are here. The epoch counts how often its ring was made.
-    Live {
-        cluster: String,
-        #[serde(default)]
-        epoch: u64,
-    },
 }
 
 /// Whether a node can use the bucket.
@@ -217,6 +195,8 @@ pub enum MemberState {
     Active,
     /// Hands over everything.
     Leaving,
+    /// Given up with its disk; it goes when nothing names it any more.
+    Lost,
 }
 
 /// Entries a member may be behind and still count as caught up.
@@ -280,48 +260,17 @@ pub struct Signals {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Command {
-    /// Write the bucket's marker as pending, if there is none.
-    PutMarker { cluster: String },
-    /// Turn the marker from pending to live. Nodes take spans only under a live marker, so that nothing was acknowledged
-    /// by a ring that is made a second time because its first node lost its disk.
-    MarkLive { cluster: String },
-    /// Become the first member of a new ring. Refused on a disk that belongs to a cluster. Without `rebuild` the marker
-    /// must be this cluster's and pending. With it the marker must be live at that epoch: the node raises the epoch by
-    /// compare-and-swap first, so that a command that comes late or twice finds another epoch, and then takes over what the
-    /// bucket holds.
-    Initialize {
-        cluster: String,
-        shards: u32,
-        rebuild: Option<u64>,
-    },
-    /// Take the empty node in `pod` in as a learner; to the leader.
-    AddLearner {
-        pod: String,
-        incarnation: String,
-        zone: Option<String>,
-    },
-    /// Let a learner vote; to the leader.
-    Promote { member: RaftId },
-    /// Let a voter only follow; to the leader.
-    Demote { member: RaftId },
-    /// Take a member out for good; to the leader. Without `lost` it must be drained.
+    /// Take a member out for good; to the leader. Without `lost` it must be drained; with it its shards are made anew elsewhere,
+    /// and it goes when nothing names it.
     Remove { member: RaftId, lost: bool },
-    /// Lead instead; to the leader.
-    TransferLeadership { to: RaftId },
     /// Hand over, to come back or for good.
     Drain { member: RaftId, mode: DrainMode },
     /// Stop handing over.
     Undrain { member: RaftId },
-    /// Give up a disk that the ring has taken out, and become an empty node. Log segments are kept aside.
-    Reset { member: RaftId },
-    /// Go on alone from this node's log, as the only voter; all other members are taken out.
-    Recover { member: RaftId, cluster: String },
     /// Switch on a level of formats; to the leader.
     Finalize { format: u32 },
     /// Put limits and retention of tenants in effect.
     SetLimits { limits: Box<LimitSettings> },
-    /// Delete everything under the prefix, the marker last; to the leader.
-    Purge { cluster: String },
 }
 
 /// How a node hands over.
@@ -399,7 +348,6 @@ pub(crate) fn standalone_like(signals: Signals) -> NodeStatus {
         ready: true,
         drain: Drain::None,
         formats: 0,
-        marker: Marker::Unknown,
         storage: StorageView::Unknown,
         view: None,
         signals: Some(signals),

@@ -37,7 +37,6 @@ fn names_of(kind: OperationKind) -> (&'static str, &'static str) {
         OperationKind::Replace => ("ReplaceStarted", "NodeReplaced"),
         OperationKind::Resize => ("ResizeStarted", "VolumesResized"),
         OperationKind::RotateCA => ("CARotationStarted", "CertificateRenewed"),
-        OperationKind::Recover => ("RecoveryStarted", "Recovered"),
     }
 }
 

@@ -50,8 +50,6 @@ pub const RESTART: &str = "tracing.vivace.dev/restart";
 pub const KUBECTL_RESTART: &str = "kubectl.kubernetes.io/restartedAt";
 pub const RETIRE: &str = "tracing.vivace.dev/retire";
 pub const FORCE_REMOVE: &str = "tracing.vivace.dev/force-remove";
-pub const RECOVER_FROM: &str = "tracing.vivace.dev/recover-from";
-pub const ALLOW_REBOOTSTRAP: &str = "tracing.vivace.dev/allow-rebootstrap";
 pub const FINALIZE: &str = "tracing.vivace.dev/finalize";
 pub const RENEW_CA: &str = "tracing.vivace.dev/renew-ca";
 

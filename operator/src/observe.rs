@@ -163,6 +163,7 @@ fn observed_claim(claim: &PersistentVolumeClaim) -> ObservedClaim {
     let capacity = status.and_then(|status| units(status.capacity.as_ref()?.get("storage")?));
     let note = |key: &str| claim.annotations().get(key).cloned();
     ObservedClaim {
+        made_at: claim.creation_timestamp().map(|at| at.0),
         uid: claim.uid().unwrap_or_default(),
         requested_bytes: requested(claim).unwrap_or_default(),
         capacity_bytes: capacity,

@@ -19,7 +19,7 @@ use crate::certificates::CertificateState;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Memory {
     pub cluster_id: Option<String>,
-    /// The ring has been made. It is remembered before the bucket's marker says so, and is the one thing that tells nodes
+    /// The ring has been made, and its id seen. The one thing that tells nodes
     /// that have not been made yet from nodes that have not been seen for a while.
     pub bootstrapped: bool,
     pub shards: Option<u32>,
@@ -171,6 +171,7 @@ pub struct ObservedPod {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedClaim {
     pub uid: String,
+    pub made_at: Option<Timestamp>,
     pub requested_bytes: u64,
     pub capacity_bytes: Option<u64>,
     /// The volume behind it is gone.

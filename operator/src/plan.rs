@@ -3,14 +3,21 @@
 //! Owns [`decide`], which gives a [`Decision`]: what to remember and at most one thing to do. One screen of order, the rest
 //! is in the rooms below, one per operation.
 //!
+//! | the nodes | the operator |
+//! |---|---|
+//! | one founds the ring, where the bucket belongs to nobody (`owner.json`); an empty disk asks the others to let it in | names the founder and whom to ask, once, in the settings |
+//! | the ring's leader lets nodes follow, gives and takes votes, hands leadership on | waits |
+//! | shards move to nodes that came, and away from nodes that hand over or are lost, one generation after the other | says which node hands over, to come back or for good; says which is lost |
+//! | a node that is about to be restarted gives its leaderships away; only one at a time may be | says which, evicts its pod, and says that it is back |
+//! | a member that has handed over, or is lost and not needed, leaves the ring | takes it out, then lets its pod and its volume go |
+//!
 //! **Always holds:**
 //! - One lock. A disruption is done only under an operation that stands in the status already; a new one begins only when
-//!   there is none (recovery from a lost quorum, which a person asks for, excepted).
+//!   there is none.
 //! - One thing. A decision has at most one [`Act`], and every act names what it expects to find (a uid, a raft id), so that
 //!   one that comes late does nothing.
-//! - Nothing is concluded from what was not seen. Groups shrink only after the ring, with a quorum, has taken the node out;
-//!   a ring is made only while the bucket's marker says that none has lived there.
-//! - A voter goes only when enough others vote and are caught up.
+//! - Nothing is concluded from what was not seen. Groups shrink only after the ring, with a quorum, has taken the node out.
+//! - A node goes only when all it had is elsewhere and the others that vote are caught up.
 //! - What to do within an operation is read off the world and not off the step's name: whoever takes over goes on wherever
 //!   things are. The name is for people.
 //!
@@ -19,7 +26,6 @@
 mod bootstrap;
 mod gate;
 mod membership;
-mod recover;
 mod replace;
 mod resize;
 mod rotate;
@@ -146,9 +152,10 @@ const SOON: Duration = Duration::from_secs(5);
 /// Nothing happens; watches tell of changes, this is for what they cannot see.
 const RARELY: Duration = Duration::from_secs(300);
 
-/// The pod with the newest log, while there is no majority: for the annotation that asks to go on from it.
-pub fn recovery_suggestion(sight: &Sight<'_>) -> Option<String> {
-    recover::suggestion(sight).map(|(pod, _)| pod.to_owned())
+/// The pod whose node founds the cluster where the bucket belongs to nobody: the first of the first group.
+pub(crate) fn founder(cluster: &Cluster) -> String {
+    let group = cluster.groups.first().map_or(names::POOL, |group| &group.name);
+    names::pod(&cluster.name, group, 0)
 }
 
 /// What to do next.
@@ -178,15 +185,6 @@ pub fn decide(cluster: &Cluster, observed: &Observed, hashes: &Hashes) -> Decisi
     if let Some(act) = upgrade::refresh(&sight) {
         return acting(memory, "Refresh", act, observed);
     }
-    if let Some(act) = bootstrap::mark(&sight) {
-        return acting(memory, "Mark", act, observed);
-    }
-    if let Some(operation) = recover::due(&sight)
-        && memory.operation.kind != OperationKind::Recover
-    {
-        memory.operation = operation;
-        return remembered(memory, "going on from one node's log, as asked".to_owned());
-    }
     let next = match memory.operation.kind {
         OperationKind::None => return idle(&sight, memory),
         OperationKind::Bootstrap => bootstrap::step(&sight, &memory),
@@ -196,7 +194,6 @@ pub fn decide(cluster: &Cluster, observed: &Observed, hashes: &Hashes) -> Decisi
         OperationKind::Replace => replace::step(&sight, &memory),
         OperationKind::Resize => resize::step(&sight, &memory),
         OperationKind::RotateCA => rotate::step(&sight, &memory),
-        OperationKind::Recover => recover::step(&sight, &memory),
     };
     match next {
         Next::Do(step, act) => acting(memory, step, act, observed),
@@ -235,6 +232,10 @@ fn idle(sight: &Sight<'_>, mut memory: Memory) -> Decision {
     }
     if let Some(act) = membership::stray_drain(sight) {
         return acting(memory, "Undrain", act, sight.observed);
+    }
+    if let Some((group, pods)) = bootstrap::uninvited(sight) {
+        memory.groups.insert(group, pods);
+        return remembered(memory, "a node joined in a pod that nobody asked for".to_owned());
     }
     // In the order of urgency. Each says what to begin, why it cannot begin, or nothing.
     let asked = [

@@ -1,6 +1,6 @@
 //! Whether two clusters would live under one prefix. Pure.
 //!
-//! The bucket's own marker tells apart clusters that cannot see each other; this tells of two in one Kubernetes before any
+//! The bucket's `owner.json` tells apart clusters that cannot see each other; this tells of two in one Kubernetes before any
 //! of them has written anything.
 
 use crds::TracingCluster;

@@ -21,7 +21,6 @@ use crate::plan::{Decision, Hashes, Sight};
 use crate::validate::{Cluster, Problem};
 pub use conditions::Conditions;
 use conditions::conditions_of;
-pub(crate) use conditions::storage_reason;
 pub use numbers::synced;
 use numbers::{certificates, datasources, effective, endpoints, members, number, ring, selector, storage, tenants};
 

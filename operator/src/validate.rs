@@ -24,7 +24,7 @@ use settings::NodeSettings;
 use crate::names;
 use crate::quantity::{millis, units};
 use crate::tenants::{Candidate, Tenants, resolve};
-pub(crate) use settings_of::{CREDENTIALS, DATA};
+pub(crate) use settings_of::{CREDENTIALS, DATA, TLS};
 
 /// What the operator itself was given.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -105,8 +105,8 @@ section! {
         "!has(self.voters) || self.voters % 2 == 1",
     )])))]
     pub struct Raft {
-        /// Nodes that vote; all others follow. Default: 1 with one node, 5 with size large, else 3. Change: live, one node at
-        /// a time.
+        /// Nodes that vote; all others follow. Default: 3, from 9 nodes on 5, 1 with one or two. Change: rolling
+        /// restart.
         #[schemars(range(min = 1, max = 7))]
         voters: Option<i32> = None,
     }

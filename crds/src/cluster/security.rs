@@ -14,7 +14,7 @@ use crate::section::section;
 /// Where certificates come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum TlsMode {
-    /// No certificates: nodes speak plainly with each other. For networks that encrypt by themselves.
+    /// No certificates. For one node alone: several speak with each other over TLS and nothing else.
     Disabled,
     /// The operator keeps a CA for the cluster and renews everything in time.
     #[default]

@@ -175,8 +175,6 @@ part! {
         voters: Vec<String>,
         /// Number of members that follow.
         learners: i32,
-        /// While there is no quorum: the pod with the newest log, for the annotation tracing.vivace.dev/recover-from.
-        recover_from: Option<String>,
     }
 }
 
@@ -219,8 +217,6 @@ part! {
 /// Where a node stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum MemberState {
-    /// Has an empty disk and belongs to nobody.
-    Blank,
     /// Follows, and is not caught up.
     Joining,
     /// Holds shards.
@@ -229,7 +225,9 @@ pub enum MemberState {
     Leaving,
     /// Holds nothing that anybody needs.
     Drained,
-    /// Belongs to the ring and cannot be reached.
+    /// Given up with its volume; its shards are made anew elsewhere.
+    Lost,
+    /// Does not answer, or has not joined yet.
     #[default]
     Unreachable,
 }
@@ -330,7 +328,6 @@ pub enum OperationKind {
     Replace,
     Resize,
     RotateCA,
-    Recover,
 }
 
 part! {

@@ -197,7 +197,6 @@ impl Node {
             );
         }
 
-        let for_admin = Arc::clone(&objects);
         let catalog = Arc::clone(&ring);
         let comer = Comer {
             cluster: state.state.cluster,
@@ -334,13 +333,10 @@ impl Node {
                     shards: Arc::clone(&shards),
                     reads,
                     wal: wal.clone(),
-                    objects: for_admin,
-                    marker: prefix.join("cluster.json"),
                     is_restarting: AtomicBool::new(false),
                     peers: transport.clone(),
                     turns: Arc::clone(&turns),
                     looks: Mutex::default(),
-                    seen_marker: Mutex::default(),
                 });
                 let tls = peers.as_ref().and_then(|peers| peers.transport.tls());
                 tasks.spawn(admin::serve(admin, listener, tls, stop.clone()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use settings::LimitSettings;
 
 use super::http::{body, unreachable};
-use super::{AdminError, Command, Drain, Marker, NodeAddress, NodeAdmin, NodeStatus, StorageView, limits_hash};
+use super::{AdminError, Command, Drain, NodeAddress, NodeAdmin, NodeStatus, StorageView, limits_hash};
 use crate::names;
 
 /// Tenants that are looked at to see whether new limits have arrived.
@@ -89,7 +89,6 @@ impl NodeAdmin for StandaloneAdmin {
             ready,
             drain: Drain::None,
             formats: 0,
-            marker: Marker::Unknown,
             storage: if ready {
                 StorageView::Usable { used_bytes: None }
             } else {

@@ -22,12 +22,14 @@ pub(super) fn build(cluster: &Cluster) -> ConfigMap {
     }
 }
 
-/// Hash of what needs a restart: everything but the limits, which nodes read again while they run.
+/// Hash of what needs a restart: everything but the limits, which nodes read again while they run, and whom to ask on an empty
+/// disk, which matters to those that start.
 pub(super) fn static_hash(cluster: &Cluster) -> String {
-    let settings = NodeSettings {
+    let mut settings = NodeSettings {
         limits: LimitSettings::default(),
         ..cluster.settings.clone()
     };
+    settings.cluster.join.clear();
     format!("{:016x}", twox_hash::XxHash3_64::oneshot(file(&settings).as_bytes()))
 }
 

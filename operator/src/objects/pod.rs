@@ -24,7 +24,7 @@ use kube::core::ObjectMeta;
 use super::overlay::{self, Ignored};
 use super::{Given, account, config_map};
 use crate::names;
-use crate::validate::{CREDENTIALS, Cluster, DATA, Group};
+use crate::validate::{CREDENTIALS, Cluster, DATA, Group, TLS};
 
 /// User and group of the node's process.
 const USER: i64 = 10_001;
@@ -36,7 +36,6 @@ const FORGET_SECONDS: i64 = 5;
 const STARTUP_LOOKS: i32 = 900;
 
 const CONFIG: &str = "/etc/vivace/config";
-const TLS: &str = "/etc/vivace/tls";
 const STORAGE_CA: &str = "/etc/vivace/storage-ca";
 const TOKEN: &str = "/var/run/secrets/tracing.vivace.dev/token";
 
@@ -153,10 +152,7 @@ fn container(cluster: &Cluster, group: &Group) -> Container {
             }
             .to_owned(),
         ),
-        args: Some(vec![
-            if cluster.is_single { "standalone" } else { "node" }.to_owned(),
-            config_argument(),
-        ]),
+        args: Some(vec!["standalone".to_owned(), config_argument()]),
         env: Some(environment(cluster, group)),
         ports: Some(ports),
         resources: Some(cluster.resources.clone()),
@@ -232,12 +228,10 @@ fn environment(cluster: &Cluster, group: &Group) -> Vec<EnvVar> {
     };
     let mut variables = Vec::new();
     if !cluster.is_single {
-        variables.push(field("VIVACE_POD", "metadata.name"));
+        variables.push(field("VIVACE_NODE_NAME", "metadata.name"));
         // Its own name, as peers and the operator resolve it; the variable above is expanded by Kubernetes.
-        variables.push(plain(
-            "VIVACE_ADVERTISE",
-            names::host("$(VIVACE_POD)", &cluster.name, &cluster.namespace),
-        ));
+        let host = names::host("$(VIVACE_NODE_NAME)", &cluster.name, &cluster.namespace);
+        variables.push(plain("VIVACE_ADVERTISE", format!("{host}:{}", names::PEER)));
         variables.extend(group.zone.clone().map(|zone| plain("VIVACE_ZONE", zone)));
     }
     if is_identity(cluster, StorageType::S3, CredentialsMode::WorkloadIdentity)

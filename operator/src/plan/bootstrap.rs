@@ -1,16 +1,16 @@
-//! Making the ring, once.
+//! The first look: taking stock of what is there, and knowing the cluster that its nodes have made.
 //!
-//! The real guard is the marker in the bucket, not the number of pods: pending means that nobody has lived there, live that
-//! somebody does. The id stands in the status before the marker is written, and the marker before the ring is made, so that
-//! whoever takes over finds its own id.
+//! The nodes make the ring themselves. Settings name one of them as the founder ([`super::founder`]); whether it may found is
+//! decided by the bucket, where `owner.json` is written only while there is none (`server::node::owner`). So nothing here can
+//! make a second ring: what comes up empty where a cluster lives asks to join it. What is left to do is to remember whose
+//! cluster it is, and to say what is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::cluster::status::OperationKind;
 
-use super::membership::{self, Joining};
-use super::{Act, Due, Next, Sight, asked, is_forced, replace};
-use crate::admin::{Command, Marker, NodeStatus, StorageView};
+use super::{Due, Next, Sight, replace};
+use crate::admin::NodeStatus;
 use crate::names;
 use crate::observed::Memory;
 
@@ -48,19 +48,14 @@ pub(super) fn groups(sight: &Sight<'_>) -> BTreeMap<String, u32> {
         .collect()
 }
 
-/// Bootstrap is due again where the id was never remembered (a status that was lost), and where enough nodes answer and all
-/// of them are empty: then it says what has happened.
+/// It is due again where the id was never remembered (a status that was lost), and where the one node that was a whole cluster
+/// has become one of several and says its ring's id.
 pub(super) fn due(sight: &Sight<'_>) -> Due {
-    let answering = our_nodes(sight).count();
-    let needed = usize::try_from(sight.cluster.voters)
-        .unwrap_or(usize::MAX)
-        .min(sight.slots().len())
-        .max(1);
-    let is_empty = answering >= needed && our_nodes(sight).all(|(_, node)| node.is_blank());
-    if sight.observed.memory.cluster_id.is_some() && !is_empty {
+    let is_alone_no_more = sight.was_alone() && our_nodes(sight).next().is_some();
+    if sight.observed.memory.cluster_id.is_some() && !is_alone_no_more {
         return Due::No;
     }
-    Due::begin(OperationKind::Bootstrap, "making the ring")
+    Due::begin(OperationKind::Bootstrap, "the nodes make their ring")
 }
 
 fn our_nodes<'a>(sight: &'a Sight<'_>) -> impl Iterator<Item = (&'a str, &'a NodeStatus)> {
@@ -80,185 +75,79 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
                 "volumes of different clusters are mixed: {ids:?}; delete the claims of all pods but one cluster's"
             ),
         ),
-        None => make(sight, memory),
+        None => Next::Wait(
+            "WaitingForNodes",
+            match empty_handed(sight, memory) {
+                Some(next) => return next,
+                None => format!(
+                    "{} makes the ring, and the others join it",
+                    super::founder(sight.cluster)
+                ),
+            },
+        ),
     }
 }
 
-/// Some node belongs to a cluster already.
+/// Some node belongs to a cluster.
 fn adopt(sight: &Sight<'_>, memory: &Memory, id: &String) -> Next {
     match &memory.cluster_id {
-        None => {
+        Some(known) if known != id && !sight.was_alone() => Next::stall(
+            "ClusterIDMismatch",
+            format!("the volumes belong to cluster {id}, the status to {known}; delete the claims, or the resource"),
+        ),
+        known if known.as_ref() != Some(id) || !memory.bootstrapped => {
+            if !sight.cluster.is_single && sight.ring().is_none() {
+                return Next::Wait(
+                    "WaitingForLeader",
+                    "the ring has no leader that hears a majority".to_owned(),
+                );
+            }
             let mut memory = memory.clone();
             memory.cluster_id = Some(id.clone());
-            return Next::Remember("Adopt", Box::new(memory));
+            memory.bootstrapped = true;
+            Next::Remember("Adopt", Box::new(memory))
         }
-        Some(known) if known != id => {
-            return Next::stall(
-                "ClusterIDMismatch",
-                format!(
-                    "the volumes belong to cluster {id}, the status to {known}; delete the claims, or the resource"
-                ),
-            );
-        }
-        Some(_) => {}
-    }
-    if sight.cluster.is_single {
-        let mut memory = memory.clone();
-        memory.bootstrapped = true;
-        return Next::Done(Box::new(memory));
-    }
-    let Some(leader) = sight.leader() else {
-        return Next::Wait(
-            "WaitingForLeader",
-            "the ring has no leader that hears a majority".to_owned(),
-        );
-    };
-    if !memory.bootstrapped {
-        let mut memory = memory.clone();
-        memory.bootstrapped = true;
-        return Next::Remember("Adopt", Box::new(memory));
-    }
-    // The marker itself is turned whatever goes on, see `mark`. An unknown one is no reason not to take nodes in.
-    match sight.node(leader).map(|node| &node.marker) {
-        Some(Marker::Live { cluster, .. } | Marker::Pending { cluster }) if cluster != id => return owned_by(cluster),
-        _ => {}
-    }
-    match membership::join(sight) {
-        Joining::Do(step, act) => Next::Do(step, act),
-        Joining::Wait(message) => Next::Wait("CatchingUp", message),
-        // Whoever has not answered by now is taken in by scaling up; waiting for it here would hold up its replacement.
-        Joining::Nothing => Next::Done(Box::new(memory.clone())),
+        // Whoever has not joined by now joins later; waiting for it here would hold up its replacement.
+        _ => Next::Done(Box::new(memory.clone())),
     }
 }
 
-/// The bucket's marker follows the ring: live once the ring is made, and written again where somebody deleted it. Under any
-/// operation, because nodes take no spans without it.
-pub(super) fn mark(sight: &Sight<'_>) -> Option<Act> {
-    let memory = &sight.observed.memory;
-    let id = memory
-        .cluster_id
-        .as_ref()
-        .filter(|_| memory.bootstrapped && !sight.cluster.is_single)?;
-    let leader = sight.leader()?;
-    let command = match &sight.node(leader)?.marker {
-        Marker::Absent => Command::PutMarker { cluster: id.clone() },
-        Marker::Pending { cluster } if cluster == id => Command::MarkLive { cluster: id.clone() },
-        _ => return None,
-    };
-    let pod = leader.to_owned();
-    Some(Act::Tell { pod, command })
-}
-
-/// Every node that answers is empty.
-fn make(sight: &Sight<'_>, memory: &Memory) -> Next {
-    let wanted = usize::try_from(sight.cluster.voters)
-        .unwrap_or(usize::MAX)
-        .min(sight.slots().len())
-        .max(1);
-    let blank = our_nodes(sight).filter(|(_, node)| node.is_blank()).count();
-    let first = sight
-        .slots()
-        .first()
-        .and_then(|slot| Some((slot.pod.as_str(), sight.node(&slot.pod)?)));
-    let (Some((pod, node)), true) = (first, blank >= wanted) else {
-        if let Some(next) = empty_handed(sight, memory) {
-            return next;
-        }
-        return Next::Wait(
-            "WaitingForNodes",
-            format!("{blank} of the {wanted} nodes that are needed answer, and the first one of them has to"),
-        );
-    };
-    match &node.marker {
-        Marker::Unknown => match &node.storage {
-            StorageView::Unusable { problem, message } => Next::Stall(super::Stall {
-                reason: crate::status::storage_reason(*problem),
-                message: format!("the bucket cannot be used: {message}"),
-            }),
-            _ => Next::Wait(
-                "WaitingForBucket",
-                "the node has not read the bucket's marker yet".to_owned(),
-            ),
-        },
-        // Blocks may have been deleted by hand; a ring that was made is not made again because of that.
-        Marker::Absent if memory.bootstrapped => Next::Wait(
-            "WaitingForNodes",
-            "every node that answers is empty, although a ring was made".to_owned(),
-        ),
-        Marker::Absent => match &memory.cluster_id {
-            None => {
-                let mut memory = memory.clone();
-                memory.cluster_id = Some(sight.observed.fresh_id.clone());
-                Next::Remember("Mint", Box::new(memory))
-            }
-            Some(id) => tell(pod, "PutMarker", Command::PutMarker { cluster: id.clone() }),
-        },
-        Marker::Pending { cluster } if memory.cluster_id.as_ref() == Some(cluster) && memory.bootstrapped => {
-            again(sight, memory, pod, cluster, None)
-        }
-        Marker::Pending { cluster } if memory.cluster_id.as_ref() == Some(cluster) => {
-            initialize(sight, pod, cluster, None)
-        }
-        Marker::Live { cluster, epoch } => again(sight, memory, pod, cluster, Some(*epoch)),
-        Marker::Pending { cluster } => owned_by(cluster),
-    }
-}
-
-/// Volumes may be lost before there is a ring. While there has been none, nothing was acknowledged, and they are made anew;
-/// later a person has to say that they are lost for good.
+/// Volumes may be lost before there is a ring. While there has been none, nothing was acknowledged, and they are made anew.
 fn empty_handed(sight: &Sight<'_>, memory: &Memory) -> Option<Next> {
     let mut slots = sight.slots().iter().map(|slot| slot.pod.as_str());
     let pod = slots.find(|pod| replace::is_long_gone(sight, pod))?;
-    if !memory.bootstrapped || is_forced(sight.cluster, pod) {
-        return Some(replace::give_up(sight, pod));
-    }
-    Some(Next::Stall(replace::lost_for_good(sight, pod)))
+    (!memory.bootstrapped && !sight.cluster.is_single).then(|| replace::give_up(sight, pod))
 }
 
-/// All disks that answer are empty, and the bucket or the status says that a ring was made.
-fn again(sight: &Sight<'_>, memory: &Memory, pod: &str, cluster: &String, epoch: Option<u64>) -> Next {
-    if memory.cluster_id.as_ref().is_some_and(|known| known != cluster) {
-        return owned_by(cluster);
-    }
-    if asked(sight.cluster, names::ALLOW_REBOOTSTRAP) != Some(cluster.as_str()) {
-        return Next::stall(
-            "AllNodesBlank",
-            format!(
-                "every volume is empty, but cluster {cluster} lives under this prefix; spans that were not in the bucket yet are \
-                 lost. To go on with what the bucket holds: kubectl annotate trc {} {}={cluster}",
-                sight.cluster.name,
-                names::ALLOW_REBOOTSTRAP
-            ),
-        );
-    }
-    if memory.cluster_id.is_none() {
-        let mut memory = memory.clone();
-        memory.cluster_id = Some(cluster.clone());
-        return Next::Remember("Adopt", Box::new(memory));
-    }
-    initialize(sight, pod, cluster, epoch)
+/// A pod beyond its group in which a member of the ring lives: somebody scaled the StatefulSet by hand, and its node has
+/// joined. It is taken into the group, and goes like every other node that is too many.
+pub(super) fn uninvited(sight: &Sight<'_>) -> Option<(String, u32)> {
+    let memory = &sight.observed.memory;
+    let members = sight.ring()?.members.iter();
+    members
+        .filter(|member| !memory.retired.contains(&member.raft_id))
+        .find_map(|member| {
+            sight.cluster.groups.iter().find_map(|group| {
+                let ordinal = names::ordinal(&sight.cluster.name, &group.name, &member.pod)?;
+                let pods = memory.groups.get(&group.name).copied().unwrap_or_default();
+                (ordinal >= pods).then(|| (group.name.clone(), ordinal + 1))
+            })
+        })
 }
 
-fn initialize(sight: &Sight<'_>, pod: &str, cluster: &str, rebuild: Option<u64>) -> Next {
-    let command = Command::Initialize {
-        cluster: cluster.to_owned(),
-        shards: sight.observed.memory.shards.unwrap_or(sight.cluster.shards),
-        rebuild,
-    };
-    tell(pod, "Initialize", command)
-}
-
-fn owned_by(cluster: &str) -> Next {
-    Next::stall(
-        "PrefixOwnedByOther",
-        format!(
-            "another cluster ({cluster}) lives under this bucket and prefix, and two would delete each other's blocks; delete \
-             this resource and make it anew with another spec.storage.prefix"
-        ),
-    )
-}
-
-fn tell(pod: &str, step: &'static str, command: Command) -> Next {
-    let pod = pod.to_owned();
-    Next::Do(step, Act::Tell { pod, command })
+/// A claim whose node has left and whose pod is back before it could go: what was on it is elsewhere, and the node on it is no
+/// member any more and never will be.
+pub(super) fn left_behind<'a>(sight: &'a Sight<'_>) -> Option<&'a str> {
+    let ring = sight.ring()?;
+    let retired = &sight.observed.memory.retired;
+    let slots = sight.slots().iter();
+    let mut left = slots.filter(|slot| {
+        let Some(node) = sight.node(&slot.pod) else {
+            return false;
+        };
+        // Both have to say so: the ring, that it is no member, and we, that we have seen it go.
+        let is_member = ring.members.iter().any(|member| member.incarnation == node.incarnation);
+        !is_member && retired.iter().any(|id| node.is(*id))
+    });
+    left.next().map(|slot| slot.pod.as_str())
 }

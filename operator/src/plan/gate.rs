@@ -8,7 +8,8 @@ use crate::admin::{Drain, MemberState, StorageProblem, StorageView};
 /// Closed while there is no quorum, a voter is behind, a shard lacks a copy or is on its way, the bucket cannot be used, or
 /// any other node is not entirely well. Pods that are not members yet hold nothing and do not count.
 pub fn closed(sight: &Sight<'_>, except: Option<&str>) -> Option<String> {
-    if sight.cluster.is_single {
+    // One node that is to become one of several is restarted once to do so; nobody else is there to be hurt.
+    if sight.cluster.is_single || (sight.was_alone() && sight.ring().is_none()) {
         return None;
     }
     let Some(ring) = sight.ring() else {

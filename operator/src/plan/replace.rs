@@ -1,7 +1,8 @@
 //! A node whose volume is gone becomes a new node under the old name.
 //!
-//! The new disk is a new id. It joins, catches up and votes before the old id is taken out. By itself this happens only
-//! where nothing is lost by it: every shard has a majority elsewhere. Otherwise a person is told what to write.
+//! The new disk is a new id. It joins by itself and catches up; then the old id is said to be lost, the ring gives its vote and
+//! its shards to others, and it leaves when nothing names it any more. By itself this happens only where nothing is lost by
+//! it: every shard has a majority elsewhere. Otherwise a person is told what to write.
 
 use crds::cluster::status::OperationKind;
 
@@ -35,6 +36,15 @@ pub(super) fn due(sight: &Sight<'_>) -> Due {
                 blocked = blocked.or(Some(volume_lost(sight, member, &reason)));
             }
         }
+    }
+    if let Some(pod) = super::bootstrap::left_behind(sight) {
+        let target = Target {
+            pod: Some(pod.to_owned()),
+            member: None,
+            uid: sight.claim(pod).map(|claim| claim.uid.clone()),
+        };
+        let message = format!("{pod} is back with the volume of a node that has left, and gets a new one");
+        return Due::about(OperationKind::Replace, target, message);
     }
     if let Some(pod) = empty_without_volume(sight) {
         let target = Target {
@@ -86,49 +96,25 @@ fn volume_lost(sight: &Sight<'_>, member: &Member, reason: &str) -> super::Stall
     }
 }
 
-/// Without a majority nothing is known of what is lost with a volume. Only a person can know that it is lost for good: where
-/// a node is left, the ring goes on from it first (`super::recover`), and its volume is not one of these; else volumes are
-/// given up by name until enough empty nodes are there to say what the bucket still holds.
+/// Without a majority nothing is known of what is lost with a volume, and nobody can go on: a person has to bring it back.
 fn without_ring(sight: &Sight<'_>) -> Due {
-    if sight.cluster.is_single
-        || sight.observed.memory.cluster_id.is_none()
-        || super::recovery_suggestion(sight).is_some()
-    {
+    if sight.cluster.is_single || sight.was_alone() || !sight.observed.memory.bootstrapped {
         return Due::No;
     }
-    let gone: Vec<&str> = sight
-        .slots()
-        .iter()
-        .map(|slot| slot.pod.as_str())
+    let slots = sight.slots().iter().map(|slot| slot.pod.as_str());
+    let gone: Vec<&str> = slots
         .filter(|pod| sight.is_volume_lost(pod) && sight.node(pod).is_none())
         .collect();
-    if let Some(pod) = gone.iter().copied().find(|pod| is_forced(sight.cluster, pod)) {
-        let target = Target {
-            pod: Some(pod.to_owned()),
-            member: None,
-            uid: sight.claim(pod).map(|claim| claim.uid.clone()),
-        };
-        return Due::about(
-            OperationKind::Replace,
-            target,
-            format!("the volume of {pod} is given up as asked"),
-        );
+    if gone.is_empty() {
+        return Due::No;
     }
-    gone.first()
-        .map_or(Due::No, |pod| Due::Blocked(lost_for_good(sight, pod)))
-}
-
-/// What a person has to say before a volume is given up that nothing is known of.
-pub(super) fn lost_for_good(sight: &Sight<'_>, pod: &str) -> super::Stall {
-    super::Stall {
+    Due::Blocked(super::Stall {
         reason: "QuorumLost",
         message: format!(
-            "no node with a log answers, and the volume of {pod} is gone. If it cannot be brought back, give it up: kubectl \
-             annotate trc {} {}={pod}",
-            sight.cluster.name,
-            names::FORCE_REMOVE
+            "the ring has no majority, and the volumes of {gone:?} cannot be had: bring back enough of them. If they are gone for \
+             good, only the bucket is left: make a new resource with another spec.storage.prefix, and keep the old prefix"
         ),
-    }
+    })
 }
 
 /// Whether a pod has been seen without its volume for long enough, or a person has said so.
@@ -140,9 +126,11 @@ pub(super) fn is_long_gone(sight: &Sight<'_>, pod: &str) -> bool {
         .auto_replace_after
         .duration()
         .unwrap_or_default();
-    let since = sight.observed.memory.lost_since.get(pod);
+    let since = sight.observed.memory.lost_since.get(pod).copied();
+    // What is remembered may be of the volume that was there before.
+    let since = since.max(since.and(sight.claim(pod)).and_then(|claim| claim.made_at));
     let is_long = since.is_some_and(|since| {
-        let age = sight.observed.now.duration_since(*since);
+        let age = sight.observed.now.duration_since(since);
         !after.is_zero() && std::time::Duration::try_from(age).is_ok_and(|age| age >= after)
     });
     sight.is_volume_lost(pod) && sight.node(pod).is_none() && (is_long || is_forced(sight.cluster, pod))
@@ -170,14 +158,21 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
     };
     let id = operation.target_id.as_deref().and_then(|id| id.parse().ok());
     let Some(id) = id.map(RaftId) else {
-        // It never joined: a new volume is all it needs, the rest is scaling up.
+        // No member lives there: a new volume is all it needs, the rest it does itself.
         let claim = sight.claim(pod).map(|claim| claim.uid.as_str());
         let is_old = claim.is_some() && claim == operation.target_uid.as_deref();
-        let is_empty = match sight.ring() {
-            Some(ring) => !ring.members.iter().any(|member| member.pod == pod),
-            None => is_forced(sight.cluster, pod) && sight.is_volume_lost(pod),
+        let is_left_behind = super::bootstrap::left_behind(sight) == Some(pod);
+        let Some(ring) = sight.ring() else {
+            return Next::Wait(
+                "WaitingForLeader",
+                "the ring has no leader that hears a majority".to_owned(),
+            );
         };
-        if sight.node(pod).is_some() || !is_old || !is_empty {
+        let is_member = ring.members.iter().any(|member| member.pod == pod);
+        if is_old && is_left_behind {
+            return give_up(sight, pod);
+        }
+        if sight.node(pod).is_some() || !is_old || is_member {
             return Next::Done(Box::new(memory.clone()));
         }
         return make_way(sight, memory, pod);
@@ -205,62 +200,53 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
     let new = ring
         .members
         .iter()
-        .find(|member| member.pod == pod && member.raft_id != id);
-    if let Some(new) = new {
-        // The new disk may go like the old one did.
-        if !sight.has_disk(new) || (!new.reachable && is_long_gone(sight, pod)) {
-            return match in_the_way(sight, ring, new).filter(|_| !is_forced(sight.cluster, pod)) {
-                Some(reason) => Next::Stall(volume_lost(sight, new, &reason)),
-                None => tell(
-                    "Remove",
-                    Command::Remove {
-                        member: new.raft_id,
-                        lost: true,
-                    },
-                ),
-            };
-        }
-        if new.state == MemberState::Joining || !new.is_caught_up() {
-            return Next::Wait("CatchingUp", format!("{pod} catches up, {} entries behind", new.lag));
-        }
-        // The vote goes over before the old id goes.
-        let others = sight.voters().filter(|voter| voter.raft_id != id).count();
-        let wanted = usize::try_from(sight.cluster.voters).unwrap_or(usize::MAX);
-        if old.role == Role::Voter && new.role == Role::Learner && others < wanted {
-            return tell("Promote", Command::Promote { member: new.raft_id });
-        }
-        // The old id is a vote that nobody casts any more. Others may be lost too, and wait for their turn: more than half
-        // of those that are left have to be well.
-        let caught_up = sight
-            .voters()
-            .filter(|voter| voter.raft_id != id && voter.is_caught_up())
-            .count();
-        if old.role == Role::Voter && caught_up * 2 <= others {
-            return Next::Wait("Promote", format!("{caught_up} of {others} other voters are caught up"));
-        }
-        return tell("Remove", Command::Remove { member: id, lost: true });
+        .filter(|member| member.pod == pod && member.raft_id != id)
+        .find(|member| node.is_some_and(|node| node.incarnation == member.incarnation));
+    let lost = |step| {
+        let command = Command::Remove { member: id, lost: true };
+        tell(step, command)
+    };
+    if old.state == MemberState::Lost {
+        // The shards that it had are made anew where there is room; the lock stays taken meanwhile.
+        return match node {
+            None if sight.is_volume_lost(pod) => make_way(sight, memory, pod),
+            _ => Next::Wait("Remove", format!("{} shards that {pod} had are made anew", old.shards)),
+        };
     }
-    match node {
-        Some(node) if node.is_blank() => {
-            let zone = sight.slot(pod).and_then(|slot| slot.zone.clone());
-            tell(
-                "AddLearner",
-                Command::AddLearner {
-                    pod: pod.to_owned(),
-                    incarnation: node.incarnation.clone(),
-                    zone,
-                },
-            )
+    match (node, new) {
+        (Some(_), Some(new)) => {
+            // A person who has given it up does not wait for others.
+            let is_forced = is_forced(sight.cluster, pod);
+            if let Some(reason) = in_the_way(sight, ring, old).filter(|_| !is_forced) {
+                return Next::Stall(volume_lost(sight, old, &reason));
+            }
+            if new.state == MemberState::Joining || !new.is_caught_up() {
+                return Next::Wait("CatchingUp", format!("{pod} catches up, {} entries behind", new.lag));
+            }
+            // The old id is a vote that nobody casts any more. Others may be lost too, and wait for their turn: more than
+            // half of those that are left have to be well.
+            let others = sight.voters().filter(|voter| voter.raft_id != id).count();
+            let caught_up = sight
+                .voters()
+                .filter(|voter| voter.raft_id != id && voter.is_caught_up())
+                .count();
+            if old.role == Role::Voter && caught_up * 2 <= others {
+                return Next::Wait(
+                    "CatchingUp",
+                    format!("{caught_up} of {others} other voters are caught up"),
+                );
+            }
+            lost("Remove")
         }
-        Some(node) => Next::stall(
+        (Some(node), None) => Next::stall(
             "ForeignVolume",
             format!(
-                "{pod} has come up with the disk of another node (raft id {:?}); delete the claim {} and the pod",
-                node.raft_id,
+                "{pod} has come up with the disk of another node ({}); delete the claim {} and the pod",
+                node.incarnation,
                 names::claim(pod)
             ),
         ),
-        None => make_way(sight, memory, pod),
+        (None, _) => make_way(sight, memory, pod),
     }
 }
 
@@ -275,10 +261,13 @@ fn make_way(sight: &Sight<'_>, memory: &Memory, pod: &str) -> Next {
         return Next::Remember("WaitingForNode", Box::new(memory));
     }
     if claim.is_some_and(|claim| Some(claim.uid.as_str()) == old_uid) {
-        if !sight.is_volume_lost(pod) {
+        // It may have been back since this began, and only be away again.
+        if !is_long_gone(sight, pod) {
             return Next::Wait(
                 "WaitingForNode",
-                format!("{pod} has its volume again and does not answer yet"),
+                format!(
+                    "{pod} has its volume again, or has been without it for a moment only, and does not answer yet"
+                ),
             );
         }
         return give_up(sight, pod);

@@ -53,7 +53,9 @@ pub(super) fn step(sight: &Sight<'_>, memory: &Memory) -> Next {
     let grows = sight.slots().iter().find(|slot| {
         sight.claim(&slot.pod).is_some_and(|claim| {
             let has_grown = claim.capacity_bytes.is_some_and(|capacity| capacity >= bytes);
-            !has_grown && !claim.is_resize_pending && claim.capacity_bytes.is_some()
+            // One that goes or is gone does not grow any more; what comes instead is made in the new size.
+            let is_there = !claim.is_terminating && !sight.is_volume_lost(&slot.pod);
+            is_there && !has_grown && !claim.is_resize_pending && claim.capacity_bytes.is_some()
         })
     });
     if let Some(slot) = grows {

@@ -1,18 +1,18 @@
 //! More nodes and fewer.
 //!
-//! Up: a group gets a pod, its empty node is taken in when it answers. The lock is held only while members change; pods
-//! that wait for a machine hold up nobody. Down: the node hands over everything, gives up its vote when others have it,
-//! leaves the ring, and only then its group shrinks; until it has left, a change of mind takes it back.
+//! Up: a group gets a pod, whose empty node asks to be let in and is given shards, all by itself; the lock is held only while
+//! groups grow, so that pods that wait for a machine hold up nobody. Down: the node is told to hand over everything; when the
+//! ring has taken its vote and its shards are elsewhere it is taken out, and only then its group shrinks; until it has left,
+//! a change of mind takes it back.
 
 use std::time::Duration;
 
 use crds::cluster::placement::VolumePolicy;
 use crds::cluster::status::OperationKind;
 
-use super::membership::{self, Joining};
 use super::sight::Slot;
 use super::{Act, Due, Next, Sight, Target, gate, is_forced};
-use crate::admin::{Command, DrainMode, Member, MemberState, RaftId, Role};
+use crate::admin::{Command, DrainMode, MemberState, RaftId, Role};
 use crate::names;
 use crate::observed::Memory;
 
@@ -36,10 +36,7 @@ pub(super) fn up_due(sight: &Sight<'_>) -> Due {
             format!("from {pods} to {} nodes", cluster.replicas),
         );
     }
-    match membership::join(sight) {
-        Joining::Do(step, _) => Due::begin(OperationKind::ScaleUp, format!("members change: {step}")),
-        Joining::Wait(_) | Joining::Nothing => Due::No,
-    }
+    Due::No
 }
 
 pub(super) fn up(sight: &Sight<'_>, memory: &Memory) -> Next {
@@ -49,10 +46,9 @@ pub(super) fn up(sight: &Sight<'_>, memory: &Memory) -> Next {
             "the ring has no leader that hears a majority".to_owned(),
         );
     }
-    match membership::join(sight) {
-        Joining::Do(step, act) => return Next::Do(step, act),
-        Joining::Wait(message) => return Next::Wait("CatchingUp", message),
-        Joining::Nothing => {}
+    // Pods that somebody asked for by hand, and whose nodes are no members, make room for ours.
+    if let Some(act) = surplus_pods(sight, memory) {
+        return Next::Do("ShrinkSet", act);
     }
     let cluster = sight.cluster;
     let step = u32::try_from(cluster.spec.autoscaling.scale_up.max_step)
@@ -74,10 +70,17 @@ pub(super) fn up(sight: &Sight<'_>, memory: &Memory) -> Next {
             if claim.is_terminating {
                 return Next::Wait("DeleteClaim", format!("the old claim of {pod} is going"));
             }
+            let (name, uid) = (names::claim(&pod), claim.uid.clone());
             if cluster.spec.persistence.when_scaled == VolumePolicy::Delete {
-                let (claim, uid) = (names::claim(&pod), claim.uid.clone());
-                return Next::Do("DeleteClaim", Act::DeleteClaim { claim, uid });
+                return Next::Do("DeleteClaim", Act::DeleteClaim { claim: name, uid });
             }
+            return Next::stall(
+                "VolumeKept",
+                format!(
+                    "{pod} would come up with the volume of a node that has left the cluster, and its spans are elsewhere: kubectl \
+                     delete pvc {name}, or set spec.persistence.whenScaled to Delete"
+                ),
+            );
         }
         memory.groups.insert(group, ordinal + 1);
     }
@@ -151,6 +154,8 @@ pub(super) fn down(sight: &Sight<'_>, memory: &Memory) -> Next {
         // The group has shrunk already; the pod is on its way out.
         return match (surplus_pods(sight, memory), sight.pod(pod)) {
             (Some(act), _) => Next::Do("ShrinkSet", act),
+            // Somebody scaled the set up by hand, and nodes have joined behind it: they are taken in first.
+            (None, Some(_)) if super::bootstrap::uninvited(sight).is_some() => Next::Done(Box::new(memory.clone())),
             (None, Some(_)) => Next::Wait("ShrinkSet", format!("{pod} ends")),
             (None, None) => Next::Done(Box::new(memory.clone())),
         };
@@ -181,14 +186,27 @@ pub(super) fn down(sight: &Sight<'_>, memory: &Memory) -> Next {
         let pod = pod.to_owned();
         Next::Do(step, Act::Tell { pod, command })
     };
-    if memory.pods() <= sight.cluster.replicas {
+    if memory.pods() <= sight.cluster.replicas && member.state != MemberState::Lost {
         return match member.state {
             MemberState::Leaving => tell(leader, "Undrain", Command::Undrain { member: member.raft_id }),
             _ => Next::Done(Box::new(memory.clone())),
         };
     }
-    let is_forced = is_forced(sight.cluster, pod);
-    if member.state != MemberState::Leaving && !is_forced {
+    if member.state == MemberState::Lost {
+        return Next::Wait(
+            "Remove",
+            format!("{pod} was given up; its shards are made anew elsewhere"),
+        );
+    }
+    let is_given_up = is_forced(sight.cluster, pod) && !member.reachable;
+    if is_given_up {
+        let command = Command::Remove {
+            member: member.raft_id,
+            lost: true,
+        };
+        return tell(leader, "Remove", command);
+    }
+    if member.state != MemberState::Leaving {
         return tell(
             leader,
             "Drain",
@@ -198,14 +216,14 @@ pub(super) fn down(sight: &Sight<'_>, memory: &Memory) -> Next {
             },
         );
     }
-    if !member.is_drained() && !is_forced {
+    if !member.is_drained() || member.role == Role::Voter {
         let left = format!(
             "{pod} hands over: {} shards, {} bytes of log and {} blocks are left",
             member.shards, member.wal_bytes, member.uploads
         );
         if sight.observed.operation_age() > DRAIN_MAX {
             let hint = format!(
-                "{left}; look at its log. To give up what is on it: kubectl annotate trc {} {}={pod}",
+                "{left}; look at its log. If it is gone for good, give up what is on it: kubectl annotate trc {} {}={pod}",
                 sight.cluster.name,
                 names::FORCE_REMOVE
             );
@@ -213,48 +231,18 @@ pub(super) fn down(sight: &Sight<'_>, memory: &Memory) -> Next {
         }
         return Next::Wait("Drain", left);
     }
-    leave(sight, member, leader, is_forced)
-}
-
-/// Nothing is left on the node: its vote goes, then it goes.
-fn leave(sight: &Sight<'_>, member: &Member, leader: &str, is_forced: bool) -> Next {
-    let tell = |step, command| {
-        let pod = leader.to_owned();
-        Next::Do(step, Act::Tell { pod, command })
-    };
-    if member.role == Role::Voter {
-        let others: Vec<&Member> = sight.voters().filter(|voter| voter.raft_id != member.raft_id).collect();
-        let caught_up = others.iter().filter(|voter| voter.is_caught_up()).count();
-        let wanted = usize::try_from(sight.cluster.voters).unwrap_or(usize::MAX);
-        if others.len() < wanted
-            && let Some(candidate) =
-                membership::candidate(sight).filter(|candidate| candidate.raft_id != member.raft_id)
-        {
-            return tell(
-                "Promote",
-                Command::Promote {
-                    member: candidate.raft_id,
-                },
-            );
-        }
-        if caught_up < wanted {
-            return Next::Wait("Promote", format!("{caught_up} of {wanted} other voters are caught up"));
-        }
-        if sight.is_leader(member) {
-            return match membership::heir(sight, member.raft_id) {
-                Some(heir) => tell("TransferLeadership", Command::TransferLeadership { to: heir.raft_id }),
-                None => Next::Wait("TransferLeadership", "no other voter could lead".to_owned()),
-            };
-        }
-        return tell("Demote", Command::Demote { member: member.raft_id });
+    // Its vote went to others; they have to be able to do without its log. One of them may be lost: its replacement waits for
+    // this to end.
+    let voters = sight.voters().count();
+    let caught_up = sight.voters().filter(|voter| voter.is_caught_up()).count();
+    if caught_up * 2 <= voters {
+        return Next::Wait("Drain", format!("{caught_up} of {voters} voters are caught up"));
     }
-    tell(
-        "Remove",
-        Command::Remove {
-            member: member.raft_id,
-            lost: is_forced && !member.is_drained(),
-        },
-    )
+    let command = Command::Remove {
+        member: member.raft_id,
+        lost: false,
+    };
+    tell(leader, "Remove", command)
 }
 
 /// The node is no member any more: that is noted on its claim, and its group shrinks.
@@ -290,8 +278,14 @@ pub(super) fn surplus_pods(sight: &Sight<'_>, memory: &Memory) -> Option<Act> {
         let set = sight.observed.sets.get(&name)?;
         let pods = memory.groups.get(&group.name).copied()?;
         let mut going = (pods..set.replicas).map(|ordinal| names::pod(&cluster.name, &group.name, ordinal));
+        // Only who has joined is ready: the ring that was seen may be older than the pod. Not so where the claim says that its
+        // node has left.
+        let has_joined = |pod: &str| {
+            let claim = sight.claim(pod).and_then(|claim| claim.retired.as_deref());
+            claim.is_none_or(str::is_empty) && sight.pod(pod).is_some_and(|pod| pod.is_ready)
+        };
         let is_empty = match sight.ring() {
-            Some(ring) => going.all(|pod| !ring.members.iter().any(|member| member.pod == pod)),
+            Some(ring) => going.all(|pod| !has_joined(&pod) && !ring.members.iter().any(|member| member.pod == pod)),
             None => cluster.is_single,
         };
         (set.replicas > pods && is_empty).then(|| Act::ShrinkSet {

@@ -49,7 +49,7 @@ impl<'a> Sight<'a> {
             }
         }
         Self {
-            ring: ring(observed),
+            ring: ring(cluster, observed),
             cluster,
             observed,
             hashes,
@@ -91,6 +91,12 @@ impl<'a> Sight<'a> {
         self.observed.nodes.get(pod)
     }
 
+    /// Whether the cluster was one node so far, without a ring, and is to be several: what was remembered as its id is the
+    /// resource's (`admin::standalone`).
+    pub fn was_alone(&self) -> bool {
+        !self.cluster.is_single && was_alone(self.cluster, self.observed)
+    }
+
     /// A member by id.
     pub fn member(&self, id: RaftId) -> Option<&'a Member> {
         self.ring?.members.iter().find(|member| member.raft_id == id)
@@ -108,7 +114,8 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// Members whose disk is gone although their pod shall be there: the node answers with another disk.
+    /// Members whose disk is gone although their pod shall be there: the node answers with another disk. Those that were given
+    /// up already are among them.
     pub fn members_without_disk(&self) -> impl Iterator<Item = &'a Member> + '_ {
         let members = self.ring.into_iter().flat_map(|ring| &ring.members);
         members.filter(|member| {
@@ -180,14 +187,20 @@ impl<'a> Sight<'a> {
 }
 
 /// The view of a leader that hears a majority, of this cluster. Of two that claim it the one of the later term.
-fn ring(observed: &Observed) -> Option<&RingView> {
-    let ours = observed.nodes.values().filter(|node| {
-        // Before an id is remembered there is nothing to compare with.
-        observed.memory.cluster_id.is_none() || node.cluster_id == observed.memory.cluster_id
-    });
+fn ring<'a>(cluster: &Cluster, observed: &'a Observed) -> Option<&'a RingView> {
+    // Before an id is remembered there is nothing to compare with.
+    let is_unknown = observed.memory.cluster_id.is_none() || was_alone(cluster, observed);
+    let ours = observed
+        .nodes
+        .values()
+        .filter(|node| is_unknown || node.cluster_id == observed.memory.cluster_id);
     ours.filter_map(|node| {
         let view = node.view.as_ref()?;
         (view.has_quorum && view.leader.is_some() && view.leader == node.raft_id).then_some(view)
     })
     .max_by_key(|view| (view.term, view.commit_index))
+}
+
+fn was_alone(cluster: &Cluster, observed: &Observed) -> bool {
+    observed.memory.cluster_id.as_ref() == Some(&cluster.uid)
 }

@@ -11,7 +11,7 @@ use crds::cluster::upgrade::{Finalize, UpgradeStrategy};
 use jiff::Timestamp;
 
 use super::sight::Slot;
-use super::{Act, Due, Next, Sight, Stall, Target, asked, gate, membership, version, window};
+use super::{Act, Due, Next, Sight, Stall, Target, asked, gate, version, window};
 use crate::admin::{Command, Drain, DrainMode, Member, Role};
 use crate::names;
 use crate::observed::Memory;
@@ -196,19 +196,6 @@ fn replace(sight: &Sight<'_>, memory: &Memory, slot: &Slot, uid: &str) -> Next {
             };
         }
         if let Some(member) = member {
-            if sight.is_leader(member)
-                && sight.voters().count() > 1
-                && let Some(leader) = sight.leader()
-            {
-                return match membership::heir(sight, member.raft_id) {
-                    Some(heir) => tell(
-                        leader,
-                        "TransferLeadership",
-                        Command::TransferLeadership { to: heir.raft_id },
-                    ),
-                    None => Next::Wait("TransferLeadership", "no other voter could lead".to_owned()),
-                };
-            }
             match node.map(|node| node.drain) {
                 Some(Drain::None) => {
                     return tell(
@@ -248,6 +235,10 @@ fn come_back(
     let answers = sight.node(&slot.pod).is_some();
     if !sight.cluster.is_single && answers && sight.ring().is_some() && sight.member_in(&slot.pod).is_none() {
         // It has not joined, or has another disk now, and so cannot become ready: that is for other operations to mend.
+        return Next::Done(Box::new(memory.clone()));
+    }
+    if !sight.cluster.is_single && super::replace::is_long_gone(sight, &slot.pod) {
+        // It waits for a volume that does not come, which is for its replacement to mend.
         return Next::Done(Box::new(memory.clone()));
     }
     if !is_ready {

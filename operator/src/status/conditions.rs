@@ -10,10 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Beside, synced};
 use crate::admin::{StorageProblem, StorageView};
-use crate::names;
 use crate::objects::Objects;
 use crate::observed::Observed;
-use crate::plan::{Decision, Sight, recovery_suggestion};
+use crate::plan::{Decision, Sight};
 use crate::validate::Cluster;
 
 /// Longest message of a condition.
@@ -22,7 +21,7 @@ const MESSAGE_MAX: usize = 1_000;
 const NOT_LOOKED: &str = "WaitingForNodes";
 
 /// Reason of the condition for what is wrong with the bucket.
-pub(crate) fn storage_reason(problem: StorageProblem) -> &'static str {
+fn storage_reason(problem: StorageProblem) -> &'static str {
     match problem {
         StorageProblem::AccessDenied => "AccessDenied",
         StorageProblem::BucketNotFound => "BucketNotFound",
@@ -183,7 +182,6 @@ pub(super) fn conditions_of(
         (.., OperationKind::Replace) => "Replacing",
         (.., OperationKind::Resize) => "Resizing",
         (.., OperationKind::RotateCA) => "RotatingCA",
-        (.., OperationKind::Recover) => "Recovering",
         (.., OperationKind::None) if is_settled && is_available => "Running",
         (.., OperationKind::None) if is_available => "Progressing",
         (.., OperationKind::None) => "Pending",
@@ -248,19 +246,7 @@ fn quorum(conditions: &mut Conditions<'_>, cluster: &Cluster, sight: &Sight<'_>)
         return;
     }
     let Some(ring) = sight.ring() else {
-        let hint = recovery_suggestion(sight).map_or_else(String::new, |pod| {
-            format!(
-                "; if the others are gone for good: kubectl annotate trc {} {}={pod}",
-                cluster.name,
-                names::RECOVER_FROM
-            )
-        });
-        conditions.say(
-            "QuorumHealthy",
-            false,
-            "NoLeader",
-            format!("no leader hears a majority{hint}"),
-        );
+        conditions.say("QuorumHealthy", false, "NoLeader", "no leader hears a majority");
         conditions.say("ReplicationHealthy", false, "Unknown", "only a leader knows");
         return;
     };

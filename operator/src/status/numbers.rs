@@ -11,7 +11,7 @@ use crate::admin::{self, StorageView, limits_hash};
 use crate::names;
 use crate::objects::Objects;
 use crate::observed::Observed;
-use crate::plan::{Decision, Sight, recovery_suggestion};
+use crate::plan::{Decision, Sight};
 use crate::validate::Cluster;
 
 /// Bytes of log are told in steps of this.
@@ -81,8 +81,8 @@ pub(super) fn members(sight: &Sight<'_>, observed: &Observed, decision: &Decisio
                     admin::MemberState::Joining => MemberState::Joining,
                     admin::MemberState::Active => MemberState::Active,
                     admin::MemberState::Leaving => MemberState::Leaving,
+                    admin::MemberState::Lost => MemberState::Lost,
                 },
-                (None, Some(node)) if node.is_blank() => MemberState::Blank,
                 (None, Some(_)) if sight.cluster.is_single => MemberState::Active,
                 _ => MemberState::Unreachable,
             };
@@ -189,7 +189,6 @@ pub(super) fn ring(sight: &Sight<'_>, status: &mut TracingClusterStatus) {
     let Some(view) = sight.best_view() else {
         return;
     };
-    let has_quorum = sight.ring().is_some();
     let voters = view.members.iter().filter(|member| member.role == admin::Role::Voter);
     let mut voters: Vec<String> = voters.map(|member| member.pod.clone()).collect();
     voters.sort();
@@ -200,7 +199,6 @@ pub(super) fn ring(sight: &Sight<'_>, status: &mut TracingClusterStatus) {
         commit_index: None,
         learners: number(view.members.len() - voters.len()),
         voters,
-        recover_from: (!has_quorum).then(|| recovery_suggestion(sight)).flatten(),
     });
     let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     let shards = &view.shards;

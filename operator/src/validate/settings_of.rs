@@ -9,15 +9,22 @@ use crds::cluster::observability::{LogFormat, LogLevel};
 use crds::cluster::security::{AuthMode, TenancyMode};
 use crds::cluster::storage::{CredentialsMode, StorageType};
 use serde_json::Value;
+use settings::cluster::PeerTlsSettings;
 use settings::storage::{AzureSettings, FilesystemSettings, GcsSettings, S3Settings, StorageSettings};
 use settings::{ByteSize, NodeSettings};
 
 use super::{Cluster, Problem, period};
+use crate::names;
 
 /// Folder of the node's volume.
 pub(crate) const DATA: &str = "/var/lib/vivace";
 /// Folder of the Secret with the store's credentials.
 pub(crate) const CREDENTIALS: &str = "/etc/vivace/credentials";
+
+/// Folder of the Secret with the nodes' certificate.
+pub(crate) const TLS: &str = "/etc/vivace/tls";
+/// Nodes that an empty one asks, at least: one more than may be away.
+const SEEDS: u32 = 3;
 
 /// Parts of the settings that the overlay must leave alone, and whose they are.
 const OURS: &[(&str, &str)] = &[
@@ -32,6 +39,12 @@ const OURS: &[(&str, &str)] = &[
         "addresses are the operator's; Service ports are spec.receivers",
     ),
     ("listen.http", "addresses are the operator's"),
+    ("listen.peer", "addresses are the operator's"),
+    ("listen.admin", "addresses are the operator's"),
+    (
+        "cluster",
+        "write spec.topology, spec.raft, spec.replicationFactor and spec.tls",
+    ),
     ("storage.type", "write spec.storage"),
     ("storage.prefix", "write spec.storage"),
     ("storage.s3", "write spec.storage.s3"),
@@ -56,6 +69,16 @@ pub(super) fn settings_of(cluster: &Cluster) -> Result<NodeSettings, Vec<Problem
         &mut settings.listen.http,
     ] {
         address.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+    }
+    if !cluster.is_single {
+        peers(&mut settings, cluster);
+        if !cluster.has_certificates() {
+            problems.push(Problem {
+                field: "spec.tls.mode".to_owned(),
+                message: "Disabled is for one node: several speak with each other over TLS, so write SelfSigned, CertManager or Secret"
+                    .to_owned(),
+            });
+        }
     }
     settings.tenancy.multitenancy_enabled = spec.auth.mode == AuthMode::Header;
     settings.tenancy.tenants_auto = spec.auth.tenancy.mode == TenancyMode::Open;
@@ -85,7 +108,9 @@ pub(super) fn settings_of(cluster: &Cluster) -> Result<NodeSettings, Vec<Problem
 
     let settings = overlaid(settings, &spec.config, &mut problems);
     if let Err(error) = settings.validate() {
-        problems.extend(error.problems().iter().map(|problem| Problem {
+        // That there are no certificates is said above, in the resource's words.
+        let other = error.problems().iter().filter(|problem| problem.field != "cluster.tls");
+        problems.extend(other.map(|problem| Problem {
             field: said_in(&problem.field),
             message: problem.message.clone(),
         }));
@@ -95,6 +120,41 @@ pub(super) fn settings_of(cluster: &Cluster) -> Result<NodeSettings, Vec<Problem
     } else {
         Err(problems)
     }
+}
+
+/// How a node is one of several. Its own name, address and zone come by its pod's environment.
+fn peers(settings: &mut NodeSettings, cluster: &Cluster) {
+    let listen = |port: i32| {
+        let port = u16::try_from(port).expect("a port");
+        Some((std::net::Ipv4Addr::UNSPECIFIED, port).into())
+    };
+    let host = |pod: &str| names::host(pod, &cluster.name, &cluster.namespace);
+    let with_port = |host: String| format!("{host}:{}", names::PEER);
+    settings.listen.peer = listen(names::PEER);
+    settings.listen.admin = listen(names::ADMIN);
+    // Whom to ask is the same however many nodes there are: pods that stay as long as the cluster is one of several.
+    let groups = u32::try_from(cluster.groups.len()).unwrap_or(1).max(1);
+    let ordinals = 0..SEEDS.div_ceil(groups);
+    let seeds = ordinals.flat_map(|ordinal| {
+        let pods = cluster
+            .groups
+            .iter()
+            .map(move |group| names::pod(&cluster.name, &group.name, ordinal));
+        pods.collect::<Vec<_>>()
+    });
+    settings.cluster.join = seeds.map(|pod| with_port(host(&pod))).collect();
+    settings.cluster.founder = Some(crate::plan::founder(cluster));
+    // Stands in for the pod's own, so that the settings can be checked as a whole.
+    settings.cluster.advertise = Some(with_port(host("peers")));
+    settings.cluster.replicas = cluster.replication_factor;
+    settings.cluster.voters = cluster.spec.raft.voters.map(|_| cluster.voters);
+    settings.cluster.tls = cluster.has_certificates().then(|| PeerTlsSettings {
+        certificate_file: PathBuf::from(format!("{TLS}/tls.crt")),
+        key_file: PathBuf::from(format!("{TLS}/tls.key")),
+        ca_file: PathBuf::from(format!("{TLS}/ca.crt")),
+        // A name that the certificate is for and that no pod has.
+        peer_name: host("peers"),
+    });
 }
 
 /// The resource's field for a field of the settings, where a person would look.
@@ -108,6 +168,8 @@ fn said_in(field: &str) -> String {
         ("storage.azure", "spec.storage.azure"),
         ("storage.prefix", "spec.storage.prefix"),
         ("wal.", "spec.persistence.size"),
+        ("cluster.replicas", "spec.replicationFactor"),
+        ("cluster.voters", "spec.raft.voters"),
     ];
     let found = known.iter().find(|(start, _)| field.starts_with(start));
     found.map_or_else(|| format!("spec.config.{field}"), |(_, said)| (*said).to_owned())

@@ -160,6 +160,7 @@ fn what_needs_arithmetic_is_refused_with_its_field() {
             "limits: {maxSearchRange: 30s}",
             "spec.limits.maxSearchRange: 30s is too small",
         ),
+        ("tls: {mode: Disabled}", "spec.tls.mode: Disabled is for one node"),
         ("config: {flush: {tail: 1}}", "spec.config: unknown field `tail`"),
         (
             "config: {node: {cluster: other}}",

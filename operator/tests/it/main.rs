@@ -6,5 +6,4 @@ mod admin_json;
 mod golden;
 mod objects;
 mod sim;
-#[expect(clippy::collapsible_match, reason = "one arm per command, conditions inside")]
 mod world;

@@ -292,7 +292,7 @@ fn only_what_needs_a_restart_changes_the_hash() {
         "  podTemplate: {spec: {priorityClassName: high}}\n",
         "  podTemplate: {metadata: {labels: {team: observability}}}\n",
         "  persistence: {size: 40Gi}\n",
-        "  tls: {mode: Disabled}\n",
+        "  tls: {mode: Secret, secretRef: {name: peers}}\n",
         "  config: {flush: {tail_age: 30s}}\n",
     ] {
         assert_ne!(hash(restart), unchanged, "{restart}");

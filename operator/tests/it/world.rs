@@ -1,5 +1,7 @@
 //! A small world for the plan: an API server's objects, StatefulSets that make pods, disks, nodes with a ring, a bucket's
-//! marker. It does what Kubernetes and nodes would do, in steps, and watches what the operator does to it.
+//! owner. It does what Kubernetes and nodes would do, in steps, and watches what the operator does to it: the first pod's node
+//! makes the ring where the bucket belongs to nobody, empty nodes join it, the ring gives votes and moves shards; a node that
+//! has not joined does not answer, and one that would lose data by a command refuses it.
 //!
 //! Acts are judged, not refused: what would be a disaster is noted as a [`Violation`], so that a planted bug shows. An act
 //! is judged twice, by how things were when the operator began to look and by how they are; it is wrong only if it was wrong
@@ -9,8 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use vivace_operator::admin::{
-    Command, Drain, DrainMode, LAG_MAX, Marker, Member, MemberState, NodeStatus, RaftId, RingView, Role, Shards,
-    StorageView,
+    Command, Drain, DrainMode, LAG_MAX, Member, MemberState, NodeStatus, RaftId, RingView, Role, Shards, StorageView,
 };
 use vivace_operator::certificates::CertificateState;
 use vivace_operator::names;
@@ -26,8 +27,6 @@ pub(crate) enum Violation {
     ShrankOverMember,
     /// A vote went before enough others were caught up.
     VoteTooEarly,
-    /// A ring was made although one lives under the prefix.
-    MadeAgain,
     /// The last whole copy of a shard went.
     DataLost,
     /// A shard or the ring lost its majority to a node that was well.
@@ -64,6 +63,7 @@ struct Pod {
 struct Claim {
     uid: u64,
     disk: u64,
+    made_at: Timestamp,
     is_lost: bool,
     /// It cannot be had for so many steps, as where the machine is away that it is bound to.
     away: u32,
@@ -100,6 +100,13 @@ struct Seat {
     wal: u64,
 }
 
+impl Seat {
+    /// Whether what it has goes elsewhere.
+    fn goes(&self) -> bool {
+        matches!(self.state, MemberState::Leaving | MemberState::Lost)
+    }
+}
+
 /// A shard's copies: where, and whether whole.
 #[derive(Debug, Clone)]
 struct Copies(BTreeMap<RaftId, bool>);
@@ -115,6 +122,11 @@ struct Ring {
     format: u32,
 }
 
+/// How a disk is called: by the id of the node that was made with it.
+fn incarnation(disk: u64) -> String {
+    format!("{disk:016x}")
+}
+
 /// Everything that is the case.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
@@ -126,7 +138,9 @@ pub(crate) struct World {
     pods: BTreeMap<String, Pod>,
     claims: BTreeMap<String, Claim>,
     disks: BTreeMap<u64, Disk>,
-    marker: Marker,
+    /// The cluster that the bucket belongs to, and how often one was made.
+    owner: Option<String>,
+    made: u32,
     pub(crate) is_bucket_away: bool,
     ring: Ring,
     next: u64,
@@ -152,7 +166,8 @@ impl World {
             pods: BTreeMap::new(),
             claims: BTreeMap::new(),
             disks: BTreeMap::new(),
-            marker: Marker::Absent,
+            owner: None,
+            made: 0,
             is_bucket_away: false,
             ring: Ring::default(),
             next: 1,
@@ -246,7 +261,7 @@ impl World {
             .seats
             .iter()
             .any(|seat| seat.pod == pod && self.is_alive(seat) && seat.lag < LAG_MAX);
-        self.is_up(pod) && is_active && matches!(self.marker, Marker::Live { .. })
+        self.is_up(pod) && is_active
     }
 
     /// Whole copies of a shard on disks that exist.
@@ -276,7 +291,7 @@ impl World {
                 _ if live < want || copies.0.values().any(|is_whole| !is_whole) => shards.under_replicated += 1,
                 _ => shards.healthy += 1,
             }
-            let leaving = |id: &RaftId| self.seat(*id).is_some_and(|seat| seat.state == MemberState::Leaving);
+            let leaving = |id: &RaftId| self.seat(*id).is_some_and(Seat::goes);
             shards.moving += u32::from(copies.0.keys().any(leaving));
         }
         shards
@@ -303,6 +318,7 @@ impl World {
         });
         let claims = self.claims.iter().map(|(name, claim)| {
             let seen = ObservedClaim {
+                made_at: Some(claim.made_at),
                 uid: claim.uid.to_string(),
                 requested_bytes: claim.bytes,
                 capacity_bytes: Some(claim.bytes),
@@ -326,7 +342,8 @@ impl World {
         let nodes = self
             .pods
             .keys()
-            .filter(|pod| self.is_up(pod))
+            // One that has not joined says nothing.
+            .filter(|pod| self.is_up(pod) && self.disk_of(pod).is_some_and(|id| self.disks[&id].raft_id.is_some()))
             .map(|pod| (pod.clone(), self.status(pod)));
         Observed {
             now: self.now,
@@ -346,17 +363,12 @@ impl World {
         let disk = &self.disks[&id];
         NodeStatus {
             version: "0.4.1".to_owned(),
-            incarnation: id.to_string(),
+            incarnation: incarnation(id),
             cluster_id: disk.cluster.clone(),
-            raft_id: disk.raft_id,
+            raft_id: disk.raft_id.filter(|id| self.seat(*id).is_some()),
             ready: self.is_ready(pod),
             drain: disk.drain,
             formats: 1,
-            marker: if self.is_bucket_away {
-                Marker::Unknown
-            } else {
-                self.marker.clone()
-            },
             storage: StorageView::Usable { used_bytes: None },
             view: disk.raft_id.map(|raft_id| self.view(raft_id)),
             signals: None,
@@ -369,7 +381,7 @@ impl World {
     fn view(&self, of: RaftId) -> RingView {
         let members = self.ring.seats.iter().map(|seat| Member {
             raft_id: seat.id,
-            incarnation: seat.disk.to_string(),
+            incarnation: incarnation(seat.disk),
             pod: seat.pod.clone(),
             zone: seat.zone.clone(),
             role: seat.role,
@@ -423,28 +435,30 @@ impl World {
         set.template = template.to_owned();
         set.replicas = replicas;
         if replicas < before {
-            self.judge_shrink(name, replicas, before);
+            let now = self.clone_quietly();
+            self.judge_shrink(name, replicas, before, &now);
         }
     }
 
-    fn judge_shrink(&mut self, set: &str, replicas: u32, before: u32) {
+    fn judge_shrink(&mut self, set: &str, replicas: u32, before: u32, began: &World) {
         for ordinal in replicas..before {
             let pod = format!("{set}-{ordinal}");
-            if self.ring.seats.iter().any(|seat| seat.pod == pod) {
+            let sits = |world: &World| world.ring.seats.iter().any(|seat| seat.pod == pod);
+            if sits(self) && sits(began) {
                 self.note(format!("VIOLATION: {set} shrinks over {pod}"));
                 self.violations.insert(Violation::ShrankOverMember);
             }
         }
     }
 
-    /// Does what was decided. `began` is the world when the operator began to look, `voters` the votes that are wanted.
-    pub(crate) fn act(&mut self, act: &Act, began: &World, voters: usize) {
+    /// Does what was decided. `began` is the world when the operator began to look.
+    pub(crate) fn act(&mut self, act: &Act, began: &World) {
         self.note(format!("act {act:?}"));
-        for violation in self.wrong(act, voters) {
+        for violation in self.wrong(act) {
             // What was right when the operator began to look is nobody's fault, unless somebody has written to the resource
             // since, which it could have known.
             let is_late = began.version + 1 < self.version;
-            if is_late || began.wrong(act, voters).contains(&violation) {
+            if is_late || began.wrong(act).contains(&violation) {
                 self.note(format!("VIOLATION: {violation:?}"));
                 self.violations.insert(violation);
             }
@@ -480,7 +494,8 @@ impl World {
                 if let Some(found) = self.sets.get_mut(set).filter(|found| found.uid.to_string() == *uid) {
                     let before = found.replicas;
                     found.replicas = *pods;
-                    self.judge_shrink(set, *pods, before);
+                    // A node that joined after the operator had looked has nothing yet that it could take along.
+                    self.judge_shrink(set, *pods, before, began);
                 }
             }
             Act::OrphanSet { set, uid } => {
@@ -520,17 +535,13 @@ impl World {
     }
 
     /// What is wrong with doing this now.
-    fn wrong(&self, act: &Act, voters: usize) -> BTreeSet<Violation> {
+    fn wrong(&self, act: &Act) -> BTreeSet<Violation> {
         let mut wrong = BTreeSet::new();
         match act {
             Act::Evict { pod, uid } | Act::DeletePod { pod, uid } => {
                 let is_this = self.pods.get(pod).is_some_and(|found| found.uid.to_string() == *uid);
                 let is_other = self.disturbed.as_ref().is_some_and(|disturbed| disturbed != pod);
-                let leaves = self
-                    .ring
-                    .seats
-                    .iter()
-                    .any(|seat| seat.state == MemberState::Leaving && seat.pod != *pod);
+                let leaves = self.ring.seats.iter().any(|seat| seat.goes() && seat.pod != *pod);
                 if is_this && self.is_ready(pod) && (is_other || leaves) {
                     wrong.insert(Violation::TwoAtOnce);
                 }
@@ -559,7 +570,7 @@ impl World {
                     wrong.insert(Violation::DataLost);
                 }
             }
-            Act::Tell { command, pod } => match command {
+            Act::Tell { command, .. } => match command {
                 Command::Drain {
                     member,
                     mode: DrainMode::Remove,
@@ -569,7 +580,7 @@ impl World {
                         wrong.insert(Violation::TwoAtOnce);
                     }
                 }
-                Command::Demote { member } | Command::Remove { member, .. } => {
+                Command::Remove { member, lost } => {
                     let Some(seat) = self.seat(*member) else {
                         return wrong;
                     };
@@ -581,43 +592,19 @@ impl World {
                     let (others, caught_up) = others.fold((0, 0), |(others, caught_up), other| {
                         (others + 1, caught_up + usize::from(self.is_caught_up(other)))
                     });
-                    // One whose disk is gone is no vote any more: its successor votes and is caught up, or there are as many
-                    // as are wanted without it, and more than half of all are well, so that the ring is better off.
-                    let is_gone = self.pod_disk(&seat.pod) != Some(seat.disk);
-                    let has_successor = self.ring.seats.iter().any(|other| {
-                        other.pod == seat.pod
-                            && other.id != seat.id
-                            && other.role == Role::Voter
-                            && self.is_caught_up(other)
-                    });
-                    let is_early = if is_gone {
-                        !(has_successor || others >= voters) || caught_up * 2 <= others
-                    } else {
-                        caught_up < voters
-                    };
-                    if seat.role == Role::Voter && is_early {
+                    // Those that are left have to be able to do without it.
+                    if caught_up * 2 <= others || (seat.role == Role::Voter && !lost) {
                         wrong.insert(Violation::VoteTooEarly);
+                    }
+                    if *lost && self.pod_disk(&seat.pod) == Some(seat.disk) {
+                        wrong.insert(Violation::GivenUpTooEarly);
                     }
                     let is_last = |copies: &Copies| {
                         copies.0.get(member) == Some(&true)
                             && self.disks.contains_key(&seat.disk)
                             && self.whole(copies, Some(seat.disk)) == 0
                     };
-                    if matches!(command, Command::Remove { .. })
-                        && (self.ring.shards.iter().any(is_last) || (seat.wal > 0 && self.is_alive(seat)))
-                    {
-                        wrong.insert(Violation::DataLost);
-                    }
-                }
-                Command::Initialize { rebuild: None, .. } if matches!(self.marker, Marker::Live { .. }) => {
-                    wrong.insert(Violation::MadeAgain);
-                }
-                Command::Reset { member } => {
-                    let is_member = self.seat(*member).is_some();
-                    let holds_it = self
-                        .disk_of(pod)
-                        .is_some_and(|disk| self.disks[&disk].raft_id == Some(*member));
-                    if is_member && holds_it {
+                    if self.ring.shards.iter().any(is_last) || (seat.wal > 0 && self.is_alive(seat)) {
                         wrong.insert(Violation::DataLost);
                     }
                 }
@@ -636,73 +623,36 @@ impl World {
         let own = self.disks[&disk_id].raft_id;
         let leads = self.has_quorum() && own.is_some() && self.ring.leader == own;
         match command {
-            Command::PutMarker { cluster } => {
-                if self.marker == Marker::Absent && !self.is_bucket_away {
-                    self.marker = Marker::Pending {
-                        cluster: cluster.clone(),
-                    };
-                }
-            }
-            Command::MarkLive { cluster } => {
-                if leads
-                    && self.marker
-                        == (Marker::Pending {
-                            cluster: cluster.clone(),
-                        })
-                {
-                    self.marker = Marker::Live {
-                        cluster: cluster.clone(),
-                        epoch: 1,
-                    };
-                }
-            }
-            Command::Initialize { cluster, rebuild, .. } => self.initialize(pod, disk_id, cluster, *rebuild),
-            Command::AddLearner { pod, incarnation, zone } if leads => {
-                let Some(disk) = self.disk_of(pod).filter(|disk| disk.to_string() == *incarnation) else {
-                    return;
-                };
-                if self.disks[&disk].raft_id.is_some() || !self.is_up(pod) {
-                    return;
-                }
-                let id = RaftId(self.number());
-                self.ring.index += 1;
-                self.ring.seats.push(Seat {
-                    id,
-                    disk,
-                    pod: pod.clone(),
-                    zone: zone.clone(),
-                    role: Role::Learner,
-                    state: MemberState::Joining,
-                    lag: 1_000,
-                    wal: 0,
-                });
-                let cluster = self.ring.cluster.clone();
-                let disk = self.disks.get_mut(&disk).unwrap();
-                disk.raft_id = Some(id);
-                disk.cluster = Some(cluster);
-            }
-            Command::Promote { member } if leads => self.change(*member, |seat| seat.role = Role::Voter),
-            Command::Demote { member } if leads => self.change(*member, |seat| seat.role = Role::Learner),
-            Command::Remove { member, .. } if leads => {
-                self.ring.index += 1;
-                self.ring.seats.retain(|seat| seat.id != *member);
-                for copies in &mut self.ring.shards {
-                    copies.0.remove(member);
-                }
-            }
-            Command::TransferLeadership { to } if leads => {
-                if self
-                    .seat(*to)
-                    .is_some_and(|seat| seat.role == Role::Voter && self.is_caught_up(seat))
-                {
-                    self.ring.leader = Some(*to);
-                    self.ring.term += 1;
+            Command::Remove { member, lost } if leads => {
+                let member = *member;
+                let has_copies = self.ring.shards.iter().any(|copies| copies.0.contains_key(&member));
+                let Some(seat) = self.seat(member) else { return };
+                let is_drained = seat.state == MemberState::Leaving && !has_copies && seat.role == Role::Learner;
+                if *lost && !self.is_alive(seat) {
+                    self.change(member, |seat| seat.state = MemberState::Lost);
+                } else if !lost && is_drained {
+                    self.ring.index += 1;
+                    self.ring.seats.retain(|seat| seat.id != member);
                 }
             }
             Command::Drain { member, mode } => match mode {
-                DrainMode::Remove if leads => self.change(*member, |seat| seat.state = MemberState::Leaving),
-                DrainMode::Restart if own == Some(*member) => {
-                    self.disks.get_mut(&disk_id).unwrap().drain = Drain::RestartReady;
+                DrainMode::Remove if leads => {
+                    let is_active = |seat: &&Seat| seat.state == MemberState::Active;
+                    let stay = self.ring.seats.iter().filter(is_active).any(|seat| seat.id != *member);
+                    if stay && self.seat(*member).is_some_and(|seat| seat.state != MemberState::Lost) {
+                        self.change(*member, |seat| seat.state = MemberState::Leaving);
+                    }
+                }
+                DrainMode::Restart if own == Some(*member) && self.has_quorum() => {
+                    // One at a time, and whoever is back has to say so.
+                    let mut others = self.ring.seats.iter().filter(|seat| seat.id != *member);
+                    let is_taken = others.any(|seat| {
+                        let disk = self.disks.get(&seat.disk);
+                        disk.is_some_and(|disk| disk.drain != Drain::None)
+                    });
+                    if !is_taken {
+                        self.disks.get_mut(&disk_id).unwrap().drain = Drain::RestartReady;
+                    }
                 }
                 _ => {}
             },
@@ -711,29 +661,11 @@ impl World {
                     self.disks.get_mut(&disk_id).unwrap().drain = Drain::None;
                 }
                 if leads {
-                    self.change(*member, |seat| seat.state = MemberState::Active);
-                }
-            }
-            Command::Reset { member } => {
-                if own == Some(*member) && self.seat(*member).is_none() {
-                    self.empty_disk(disk_id, pod);
-                }
-            }
-            Command::Recover { member, .. } => {
-                if own == Some(*member) && !self.has_quorum() {
-                    let survivor = *member;
-                    self.ring.seats.retain(|seat| seat.id == survivor);
-                    for copies in &mut self.ring.shards {
-                        copies.0.retain(|id, _| *id == survivor);
-                        copies.0.insert(survivor, true);
-                    }
-                    self.change(survivor, |seat| {
-                        seat.role = Role::Voter;
-                        seat.state = MemberState::Active;
-                        seat.lag = 0;
+                    self.change(*member, |seat| {
+                        if seat.state == MemberState::Leaving {
+                            seat.state = MemberState::Active;
+                        }
                     });
-                    self.ring.leader = Some(survivor);
-                    self.ring.term += 1;
                 }
             }
             Command::Finalize { format } if leads => self.ring.format = *format,
@@ -754,41 +686,77 @@ impl World {
         }
     }
 
-    fn initialize(&mut self, pod: &str, disk: u64, cluster: &str, rebuild: Option<u64>) {
-        let is_blank = self.disks[&disk].cluster.is_none();
-        let is_allowed = match (&self.marker, rebuild) {
-            (Marker::Pending { cluster: known }, None) => known == cluster,
-            (Marker::Live { cluster: known, epoch }, Some(expected)) => known == cluster && *epoch == expected,
-            _ => false,
-        };
-        if !is_blank || !is_allowed || self.is_bucket_away {
-            return;
-        }
-        if let (Marker::Live { epoch, .. }, Some(_)) = (&mut self.marker, rebuild) {
-            *epoch += 1;
-        }
-        let id = RaftId(self.number());
-        let found = self.disks.get_mut(&disk).unwrap();
-        found.cluster = Some(cluster.to_owned());
-        found.raft_id = Some(id);
-        self.ring = Ring {
-            cluster: cluster.to_owned(),
-            term: self.ring.term + 1,
-            index: self.ring.index + 1,
-            leader: Some(id),
-            seats: vec![Seat {
+    /// Empty nodes that are up: the first pod's makes the ring where the bucket belongs to nobody, the others join it.
+    fn tick_empty_nodes(&mut self) {
+        let pods: Vec<String> = self.pods.keys().filter(|pod| self.is_up(pod)).cloned().collect();
+        let founder = self.sets.keys().next().map(|set| format!("{set}-0"));
+        for pod in pods {
+            let disk = self.disk_of(&pod).unwrap();
+            if self.disks[&disk].raft_id.is_some() {
+                continue;
+            }
+            let id = RaftId(disk);
+            let seat = |role, state, lag| Seat {
                 id,
                 disk,
-                pod: pod.to_owned(),
+                pod: pod.clone(),
                 zone: None,
-                role: Role::Voter,
-                state: MemberState::Active,
-                lag: 0,
+                role,
+                state,
+                lag,
                 wal: 0,
-            }],
-            shards: (0..self.shard_count).map(|_| Copies([(id, true)].into())).collect(),
-            format: 1,
-        };
+            };
+            if self.owner.is_none() {
+                if Some(&pod) != founder.as_ref() || self.is_bucket_away {
+                    continue;
+                }
+                self.owner = Some(format!("cluster-{disk}"));
+                self.made += 1;
+                self.ring = Ring {
+                    cluster: format!("cluster-{disk}"),
+                    term: 1,
+                    index: 1,
+                    leader: Some(id),
+                    seats: vec![seat(Role::Voter, MemberState::Active, 0)],
+                    shards: (0..self.shard_count).map(|_| Copies([(id, true)].into())).collect(),
+                    format: 1,
+                };
+            } else if self.has_quorum() {
+                self.ring.index += 1;
+                self.ring.seats.push(seat(Role::Learner, MemberState::Joining, 1_000));
+            } else {
+                continue;
+            }
+            let cluster = self.ring.cluster.clone();
+            let disk = self.disks.get_mut(&disk).unwrap();
+            disk.raft_id = Some(id);
+            disk.cluster = Some(cluster);
+        }
+    }
+
+    /// The ring's leader gives votes and lets go of members that are lost and not needed.
+    fn tick_members(&mut self) {
+        let mut fit: Vec<(bool, RaftId)> = self
+            .ring
+            .seats
+            .iter()
+            .filter(|seat| seat.state == MemberState::Active)
+            .filter(|seat| seat.role == Role::Voter || self.is_caught_up(seat))
+            .map(|seat| (seat.role == Role::Learner, seat.id))
+            .collect();
+        fit.sort();
+        let count = votes(fit.len());
+        for seat in &mut self.ring.seats {
+            let votes = fit.iter().take(count).any(|(_, id)| *id == seat.id);
+            if count > 0 {
+                seat.role = if votes { Role::Voter } else { Role::Learner };
+            }
+        }
+        let shards = &self.ring.shards;
+        self.ring.seats.retain(|seat| {
+            let is_named = shards.iter().any(|copies| copies.0.contains_key(&seat.id));
+            seat.state != MemberState::Lost || is_named || seat.role == Role::Voter
+        });
     }
 
     fn change(&mut self, id: RaftId, change: impl FnOnce(&mut Seat)) {
@@ -803,14 +771,17 @@ impl World {
     /// Kubernetes and the nodes go on a little.
     pub(crate) fn tick(&mut self) {
         self.now += SignedDuration::from_secs(7);
-        for claim in self.claims.values_mut() {
+        let known = &self.memory.lost_since;
+        for (name, claim) in &mut self.claims {
             claim.away = claim.away.saturating_sub(1);
-            if !claim.is_gone() {
+            // That it was back between two looks nobody knows.
+            if !claim.is_gone() && !known.contains_key(name.trim_start_matches("data-")) {
                 claim.gone_since = None;
             }
         }
         self.tick_sets();
         self.tick_pods();
+        self.tick_empty_nodes();
         self.tick_ring();
         if let Some(pod) = self.disturbed.clone() {
             let is_gone = !self
@@ -855,9 +826,11 @@ impl World {
                     let made = Claim {
                         uid,
                         disk,
+                        made_at: self.now,
                         is_lost: false,
                         away: 0,
-                        gone_since: None,
+                        // Whoever knows of the loss of its predecessor has yet to see that it is there.
+                        gone_since: self.memory.lost_since.contains_key(pod).then_some(self.now),
                         is_terminating: false,
                         bytes: *bytes,
                         retired: None,
@@ -895,9 +868,6 @@ impl World {
             .map(|(name, _)| name.clone())
             .collect();
         for pod in ended {
-            if let Some(disk) = self.disk_of(&pod) {
-                self.disks.get_mut(&disk).unwrap().drain = Drain::None;
-            }
             self.pods.remove(&pod);
         }
         let gone: Vec<String> = self
@@ -951,7 +921,6 @@ impl World {
             .filter(|seat| self.is_alive(seat))
             .map(|seat| seat.id)
             .collect();
-        let is_live = matches!(self.marker, Marker::Live { .. });
         for seat in &mut self.ring.seats {
             if alive.contains(&seat.id) {
                 seat.lag = seat.lag.saturating_sub(400);
@@ -959,7 +928,7 @@ impl World {
                     seat.state = MemberState::Active;
                 }
                 match seat.state {
-                    MemberState::Active if is_live => seat.wal = 64 << 20,
+                    MemberState::Active => seat.wal = 64 << 20,
                     MemberState::Leaving => seat.wal = seat.wal.saturating_sub(40 << 20),
                     _ => {}
                 }
@@ -968,6 +937,7 @@ impl World {
             }
         }
         self.tick_shards(&alive);
+        self.tick_members();
     }
 
     /// One shard a step gets a missing copy, finishes one, or lets a leaving owner go. Before that every shard with a
@@ -997,7 +967,7 @@ impl World {
             .ring
             .seats
             .iter()
-            .filter(|seat| seat.state == MemberState::Leaving)
+            .filter(|seat| seat.goes())
             .map(|seat| seat.id)
             .collect();
         let load = |shards: &[Copies], id: RaftId| shards.iter().filter(|copies| copies.0.contains_key(&id)).count();
@@ -1081,7 +1051,7 @@ impl World {
         let now = self.now;
         if let Some(claim) = self.claims.get_mut(&names::claim(pod)).filter(|claim| !claim.is_gone()) {
             claim.away = steps;
-            claim.gone_since = Some(now);
+            claim.gone_since.get_or_insert(now);
             self.note(format!("fault: the volume of {pod} is away for {steps}"));
         }
     }
@@ -1100,11 +1070,30 @@ impl World {
     }
 
     /// Times that a ring was made under the prefix.
-    pub(crate) fn epoch(&self) -> u64 {
-        match &self.marker {
-            Marker::Live { epoch, .. } => *epoch,
-            _ => 0,
-        }
+    pub(crate) fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// Whether a volume may go for good and leave the ring and every shard a majority: what nobody can mend is not asked for.
+    pub(crate) fn can_lose(&self, pod: &str) -> bool {
+        let Some(disk) = self.pod_disk(pod) else {
+            return true;
+        };
+        // A claim that is to go goes with its pod's next restart.
+        let goes = |disk: u64| {
+            self.claims
+                .values()
+                .any(|claim| claim.disk == disk && claim.is_terminating)
+        };
+        let stays = |disk: u64| self.disks.contains_key(&disk) && !goes(disk);
+        let is_left = |seat: &&Seat| seat.disk != disk && stays(seat.disk);
+        let voters: Vec<&Seat> = self.ring.seats.iter().filter(|seat| seat.role == Role::Voter).collect();
+        let left = voters.iter().copied().filter(is_left).count();
+        let is_kept = |copies: &Copies| {
+            let on = |id: &RaftId| self.seat(*id).is_some_and(|seat| seat.disk != disk && stays(seat.disk));
+            copies.0.iter().filter(|(id, is_whole)| **is_whole && on(id)).count() * 2 > copies.0.len()
+        };
+        self.seats_on(disk) == 0 || (left * 2 > voters.len() && self.ring.shards.iter().all(is_kept))
     }
 
     /// Somebody scales a StatefulSet by hand.
@@ -1122,10 +1111,10 @@ impl World {
     // ---- whether it is at rest
 
     /// Why it is not as it should be.
-    pub(crate) fn unrest(&self, replicas: usize, voters: usize, template: &str) -> Option<String> {
+    pub(crate) fn unrest(&self, replicas: usize, template: &str) -> Option<String> {
         let seats = &self.ring.seats;
         let votes = seats.iter().filter(|seat| seat.role == Role::Voter).count();
-        let shards = self.shards();
+        let (shards, voters) = (self.shards(), self::votes(replicas));
         if seats.len() != replicas || votes != voters {
             return Some(format!(
                 "{} members and {votes} votes instead of {replicas} and {voters}",
@@ -1154,4 +1143,12 @@ impl World {
         }
         (shards.healthy != shards.total).then(|| format!("{shards:?}"))
     }
+}
+
+/// How many of so many members vote.
+fn votes(members: usize) -> usize {
+    [(9, 5), (3, 3), (1, 1)]
+        .into_iter()
+        .find(|(least, _)| members >= *least)
+        .map_or(0, |(_, votes)| votes)
 }

@@ -24,8 +24,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use model::NodeId;
-use object_store::ObjectStore;
-use object_store::path::Path;
 use parking_lot::Mutex;
 use shard::reads::WatchedReader;
 use shard::turns::Turns;
@@ -46,16 +44,12 @@ pub(super) struct Admin {
     pub(super) shards: Arc<Shards>,
     pub(super) reads: Arc<WatchedReader>,
     pub(super) wal: Wal,
-    pub(super) objects: Arc<dyn ObjectStore>,
-    /// Where the bucket says whose it is.
-    pub(super) marker: Path,
     /// Whether this node is handing over to be restarted.
     pub(super) is_restarting: AtomicBool,
     pub(super) peers: Option<PeerTransport>,
     pub(super) turns: Arc<Turns>,
     /// What rates count from.
     pub(super) looks: Mutex<signals::Looks>,
-    pub(super) seen_marker: Mutex<Option<status::SeenMarker>>,
 }
 
 impl Admin {

@@ -79,8 +79,6 @@ fn difference(path: &str, one: &Value, other: &Value) -> Option<String> {
                 let path = format!("{path}.{key}");
                 match (one.get(key), other.get(key)) {
                     (Some(one), Some(other)) => difference(&path, one, other),
-                    // Only markers of a bucket that belongs to somebody say to whom.
-                    _ if path.starts_with(".marker.") => None,
                     _ => Some(path),
                 }
             })
@@ -113,17 +111,6 @@ async fn the_status_is_the_document_that_the_operator_reads() {
         status["signals"]["memoryBytes"].as_u64().unwrap() > 1 << 20,
         "{status:#}"
     );
-
-    // The bucket is marked as the operator asks for it.
-    assert_eq!(status["marker"], json!({"state": "Absent"}));
-    for command in ["putMarker", "markLive", "markLive"] {
-        let (code, said) = open.tell(&json!({"command": command, "cluster": "main"})).await;
-        assert_eq!(code, 200, "{said}");
-    }
-    let live = json!({"state": "Live", "cluster": "main", "epoch": 0});
-    assert_eq!(open.status().await["marker"], live);
-    let (code, said) = open.tell(&json!({"command": "putMarker", "cluster": "other"})).await;
-    assert!(code == 409 && said.contains("another prefix"), "{code} {said}");
     open.close().await;
 }
 
@@ -155,19 +142,9 @@ async fn what_would_lose_data_is_refused_with_what_to_do_instead() {
             json!({"command": "transferLeadership", "to": 1}),
             "no member has the id",
         ),
-        (json!({"command": "reset", "member": me}), "counts on this disk"),
         (
             json!({"command": "recover", "member": me, "cluster": "x"}),
             "bring back a majority",
-        ),
-        (json!({"command": "purge", "cluster": "x"}), "stop all nodes"),
-        (
-            json!({"command": "initialize", "cluster": "ff", "shards": 1, "rebuild": null}),
-            "empty data directory",
-        ),
-        (
-            json!({"command": "initialize", "cluster": "ff", "shards": 1, "rebuild": 0}),
-            "whose disk is empty",
         ),
         (
             json!({"command": "abandon", "shard": 0, "generation": 1}),

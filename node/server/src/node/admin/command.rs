@@ -21,29 +21,6 @@ const SNAPSHOT_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "command", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum AdminCommand {
-    /// Write the bucket's marker as pending, if there is none.
-    PutMarker { cluster: String },
-    /// Turn the marker from pending to live.
-    MarkLive { cluster: String },
-    /// Become the first member of a new ring. A node with an empty disk and nobody to join has done so when it started.
-    Initialize {
-        cluster: String,
-        #[serde(default)]
-        shards: u32,
-        #[serde(default)]
-        rebuild: Option<u64>,
-    },
-    /// Take the node in as a learner. A node that knows whom to join has asked for it itself.
-    AddLearner {
-        pod: String,
-        incarnation: String,
-        #[serde(default)]
-        zone: Option<String>,
-    },
-    /// Let a learner vote.
-    Promote { member: u64 },
-    /// Let a voter only follow.
-    Demote { member: u64 },
     /// Take a member out for good. Without `lost` it must be drained.
     Remove {
         member: u64,
@@ -56,16 +33,12 @@ pub enum AdminCommand {
     Drain { member: u64, mode: DrainMode },
     /// Stop handing over.
     Undrain { member: u64 },
-    /// Become an empty node.
-    Reset { member: u64 },
     /// Go on alone from this node's log.
     Recover { member: u64, cluster: String },
     /// Switch on a level of formats.
     Finalize { format: u32 },
     /// Put limits and retention of tenants in effect here.
     SetLimits { limits: Box<LimitSettings> },
-    /// Delete everything under the prefix.
-    Purge { cluster: String },
     /// Give up what a sealed generation still has that is in no block: all nodes that had copies of it are lost.
     Abandon { shard: u32, generation: u64 },
     /// Take a snapshot of the ring and of the shards here, and let go of the log they cover.
@@ -84,25 +57,10 @@ impl Admin {
     /// Carries a command out, or says why not.
     pub(super) async fn tell(&self, command: AdminCommand) -> Result<(), No> {
         match command {
-            AdminCommand::PutMarker { cluster } => self.put_marker(&cluster).await,
-            AdminCommand::MarkLive { cluster } => self.mark_live(&cluster).await,
-            AdminCommand::Initialize {
-                cluster,
-                shards: _,
-                rebuild,
-            } => self.initialize(&cluster, rebuild.is_some()),
-            AdminCommand::AddLearner {
-                pod,
-                incarnation,
-                zone: _,
-            } => self.add_learner(&pod, &incarnation),
-            AdminCommand::Promote { member } => self.vote(NodeId(member), true),
-            AdminCommand::Demote { member } => self.vote(NodeId(member), false),
             AdminCommand::Remove { member, lost } => self.remove(NodeId(member), lost).await,
             AdminCommand::TransferLeadership { to } => self.transfer(NodeId(to)).await,
             AdminCommand::Drain { member, mode } => self.drain(NodeId(member), mode).await,
             AdminCommand::Undrain { member } => self.undrain(NodeId(member)).await,
-            AdminCommand::Reset { member } => self.reset(NodeId(member)),
             AdminCommand::Recover { .. } => Err(No::refused(
                 "going on without a majority forgets what only the others have: bring back a majority of the ring's voters; \
                  if their disks are gone for good, start a new cluster on this bucket",
@@ -112,9 +70,6 @@ impl Admin {
                 self.common.limits.store(std::sync::Arc::new(*limits));
                 Ok(())
             }
-            AdminCommand::Purge { .. } => Err(No::refused(
-                "a running cluster does not delete its bucket: stop all nodes, then delete the objects under the prefix",
-            )),
             AdminCommand::Abandon { shard, generation } => {
                 let (shard, generation) = (ShardId(shard), Generation(generation));
                 self.abandon(GroupKey { shard, generation }).await
@@ -139,45 +94,6 @@ impl Admin {
             Err(RingError::Refused(refusal)) => Err(No::refused(refusal.to_string())),
             Err(error) => Err(No::Unknown(error.to_string())),
         }
-    }
-
-    fn initialize(&self, cluster: &str, from_bucket: bool) -> Result<(), No> {
-        let mine = self.ring.ring_view().state.cluster;
-        if from_bucket {
-            return Err(No::refused(
-                "this disk belongs to a cluster; a ring is made from a bucket by a node whose disk is empty",
-            ));
-        }
-        let wanted = u128::from_str_radix(cluster, 16).ok();
-        if mine != 0 && wanted.is_some_and(|wanted| wanted != mine) {
-            return Err(No::refused(format!(
-                "this disk belongs to cluster {mine:032x}; give the node an empty data directory to make another one"
-            )));
-        }
-        Ok(())
-    }
-
-    fn add_learner(&self, pod: &str, incarnation: &str) -> Result<(), No> {
-        let view = self.ring.ring_view();
-        let is_here = |node: &NodeRecord| super::status::incarnation(node.id) == incarnation;
-        if view.state.nodes.values().any(is_here) {
-            return Ok(());
-        }
-        Err(No::refused(format!(
-            "{pod} has not asked to join yet: start it with cluster.join naming members of this cluster"
-        )))
-    }
-
-    /// The ring's leader gives votes by itself; this only says whether it has done so.
-    fn vote(&self, node: NodeId, wants: bool) -> Result<(), No> {
-        self.record(node)?;
-        if self.ring.group().status().voters.contains(&node) == wants {
-            return Ok(());
-        }
-        Err(No::Unknown(
-            "the ring's leader gives votes by itself, by zone, to members that have kept up; to take one away drain the node"
-                .to_owned(),
-        ))
     }
 
     async fn remove(&self, node: NodeId, lost: bool) -> Result<(), No> {
@@ -322,20 +238,6 @@ impl Admin {
                 self.change(Body::PutNode(NodeRecord { state, ..record })).await
             }
         }
-    }
-
-    fn reset(&self, node: NodeId) -> Result<(), No> {
-        if node != self.me() {
-            return Err(No::refused(format!("this node is {}", self.me().0)));
-        }
-        if self.ring.ring_view().state.nodes.contains_key(&node) {
-            return Err(No::refused(
-                "the ring counts on this disk: drain it with mode \"remove\", then remove it, then reset it",
-            ));
-        }
-        Err(No::refused(
-            "stop the node, move its data directory aside and start it again: an empty disk joins as a new node",
-        ))
     }
 
     async fn abandon(&self, key: GroupKey) -> Result<(), No> {

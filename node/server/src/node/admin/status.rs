@@ -10,47 +10,18 @@ use std::time::Duration;
 use consensus::ring::{NodeRecord, NodeState};
 use consensus::{GroupStatus, ring::RingView};
 use model::NodeId;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use settings::{LimitSettings, NodeSettings};
 
-use super::{Admin, No};
+use super::Admin;
 use crate::node::{FEATURE_LEVEL, behind};
 use crate::peer::PeerTransport;
 
-/// How long what was seen of the bucket is good for.
-const MARKER_FRESH: Duration = Duration::from_secs(5);
-const MARKER_WITHIN: Duration = Duration::from_millis(1_000);
 const CONFIRM_WITHIN: Duration = Duration::from_millis(800);
 /// A member that says nothing for this long is not there.
 const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Shards that are not well, named at once.
 const WORST_MAX: usize = 10;
-const MARKER_BYTES_MAX: u64 = 4 << 10;
-
-/// The bucket's marker, and when it was looked at.
-#[derive(Debug, Clone)]
-pub(in crate::node) struct SeenMarker {
-    at: Duration,
-    marker: Value,
-}
-
-/// What stands in the marker's object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Marker {
-    state: MarkerState,
-    cluster: String,
-    /// How often the cluster's ring was made anew from the bucket.
-    #[serde(default)]
-    epoch: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum MarkerState {
-    Pending,
-    Live,
-}
 
 /// How people and the operator name a disk.
 pub(super) fn incarnation(node: NodeId) -> String {
@@ -89,7 +60,6 @@ impl Admin {
             "ready": view.state.is_founded(),
             "drain": self.drain_state(&view),
             "formats": FEATURE_LEVEL,
-            "marker": self.marker().await,
             "storage": storage,
             "view": self.ring_view(&view, &group).await,
             "signals": self.signals(),
@@ -177,7 +147,8 @@ impl Admin {
         let state = match node.state {
             NodeState::Active if is_known => "Active",
             NodeState::Active => "Joining",
-            NodeState::Draining | NodeState::Lost => "Leaving",
+            NodeState::Draining => "Leaving",
+            NodeState::Lost => "Lost",
         };
         let Held { copies, behind } = held;
         let is_me = node.id == self.me();
@@ -216,83 +187,6 @@ impl Admin {
         let status = self.ring.group().status();
         status.silent.get(&node).is_some_and(|silent| *silent < SILENT_MAX)
     }
-
-    async fn marker(&self) -> Value {
-        let now = self.common.clock.monotonic();
-        if let Some(seen) = &*self.seen_marker.lock()
-            && now.saturating_sub(seen.at) < MARKER_FRESH
-        {
-            return seen.marker.clone();
-        }
-        let read = tokio::time::timeout(MARKER_WITHIN, self.read_marker()).await;
-        let marker = match read {
-            Ok(Ok(Some(marker))) => json!(marker),
-            Ok(Ok(None)) => json!({"state": "Absent"}),
-            Ok(Err(_)) | Err(_) => json!({"state": "Unknown"}),
-        };
-        let seen = SeenMarker {
-            at: now,
-            marker: marker.clone(),
-        };
-        *self.seen_marker.lock() = Some(seen);
-        marker
-    }
-
-    async fn read_marker(&self) -> anyhow::Result<Option<Marker>> {
-        let found = match self.objects.get(&self.marker).await {
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            found => found?,
-        };
-        anyhow::ensure!(found.meta.size <= MARKER_BYTES_MAX, "the marker is too large");
-        Ok(Some(serde_json::from_slice(&found.bytes().await?)?))
-    }
-
-    async fn write_marker(&self, state: MarkerState, cluster: &str, mode: PutMode) -> Result<(), No> {
-        let marker = Marker {
-            state,
-            cluster: cluster.to_owned(),
-            epoch: 0,
-        };
-        let bytes = json!(marker).to_string();
-        let options = PutOptions {
-            mode,
-            ..PutOptions::default()
-        };
-        let written = self
-            .objects
-            .put_opts(&self.marker, PutPayload::from(bytes), options)
-            .await;
-        *self.seen_marker.lock() = None;
-        written.map(drop).map_err(|error| No::Unknown(error.to_string()))
-    }
-
-    pub(super) async fn put_marker(&self, cluster: &str) -> Result<(), No> {
-        match self.known_marker().await? {
-            None => self.write_marker(MarkerState::Pending, cluster, PutMode::Create).await,
-            Some(marker) if marker.cluster == cluster => Ok(()),
-            Some(marker) => Err(other_cluster(&marker)),
-        }
-    }
-
-    pub(super) async fn mark_live(&self, cluster: &str) -> Result<(), No> {
-        match self.known_marker().await? {
-            None => Err(No::refused("there is no marker: it is put before the cluster is made")),
-            Some(marker) if marker.cluster != cluster => Err(other_cluster(&marker)),
-            Some(marker) if marker.state == MarkerState::Live => Ok(()),
-            Some(_) => self.write_marker(MarkerState::Live, cluster, PutMode::Overwrite).await,
-        }
-    }
-
-    async fn known_marker(&self) -> Result<Option<Marker>, No> {
-        self.read_marker().await.map_err(|error| No::Unknown(error.to_string()))
-    }
-}
-
-fn other_cluster(marker: &Marker) -> No {
-    No::refused(format!(
-        "cluster {} lives under this prefix: use another prefix, or delete what is there",
-        marker.cluster
-    ))
 }
 
 fn shards(view: &RingView, is_well: impl Fn(NodeId) -> bool) -> Value {
