@@ -45,6 +45,11 @@ bench:
 sim *ARGS:
     cargo run --release -p vivace-sim -- {{ARGS}}
 
+# three nodes under load and one fault after the other, for so long: just soak 120
+soak MINUTES="60":
+    cargo build --release -p vivace-server
+    VIVACE_BIN=target/release/vivace VIVACE_CHAOS_MINUTES={{MINUTES}} cargo test -p vivace-e2e --test e2e cluster::chaos -- --nocapture
+
 # what lands has to pass this
 ci:
     bash .ci/run

@@ -6,6 +6,7 @@
 //! The partition needs root and network namespaces: each node has its own, and a link is cut by blackhole routes.
 
 mod authority;
+mod chaos;
 mod load;
 mod members;
 mod namespaces;

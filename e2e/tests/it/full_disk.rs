@@ -24,14 +24,14 @@ const BATCH: u64 = 200;
 const DISK_MIB: u32 = 128;
 
 /// A small file system that goes with the test.
-struct Disk {
+pub(crate) struct Disk {
     path: PathBuf,
 }
 
 impl Disk {
-    fn mount(path: &Path) -> Result<Self, Unavailable> {
+    pub(crate) fn mount(path: &Path, mib: u32) -> Result<Self, Unavailable> {
         let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={DISK_MIB}m"), "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
             .arg(path)
             .output();
         let mount = mount.map_err(|error| Unavailable::because("mount", error))?;
@@ -47,14 +47,14 @@ impl Disk {
     }
 
     /// Takes all the room there is.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut filler = std::fs::File::create(self.filler()).unwrap();
         for piece in [1 << 20, 4 << 10] {
             while filler.write_all(&vec![0; piece]).is_ok() {}
         }
     }
 
-    fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         std::fs::remove_file(self.filler()).unwrap();
     }
 }
@@ -108,7 +108,7 @@ async fn writes_wait_for_room_and_nothing_is_lost() {
     let Some(fixture) = fixture("full_disk::writes", json!({})) else {
         return;
     };
-    let disk = match Disk::mount(&fixture.options.data_dir) {
+    let disk = match Disk::mount(&fixture.options.data_dir, DISK_MIB) {
         Ok(disk) => disk,
         Err(reason) => return skipped("full_disk::writes", &reason),
     };

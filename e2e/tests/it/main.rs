@@ -7,6 +7,7 @@
 //! | `stores` | other people's object stores | installed tools |
 //! | `node_on_stores` | one node on each of them | the binary, tools |
 //! | `smoke`, `bad_input` | one node | the `vivace` binary |
+//! | `cluster` | several nodes; faults of every kind on them | the binary, for a part root and strace |
 //! | `crash` | a node killed in mid-load, many times | the binary |
 //! | `rebuild` | a node whose disk is lost, and the tools that look at the bucket | the binary |
 //! | `full_disk` | a node on a disk without room | the binary, root |

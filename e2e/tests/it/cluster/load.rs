@@ -16,6 +16,8 @@ use crate::fixture::{eventually, send};
 const WRITERS: u16 = 3;
 /// Spans of one request.
 const BATCH: u64 = 40;
+/// For an answer, before it is sent again to another node.
+const WITHIN: Duration = Duration::from_secs(12);
 /// Of so many acknowledged batches one is sent again, to another node.
 const RESEND_EVERY: u64 = 7;
 
@@ -31,10 +33,15 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn start(cluster: &Cluster) -> Self {
-        let workload = Workload::starting_now(20_261_122);
+        Self::of(cluster, 20_261_122, WITHIN)
+    }
+
+    /// Writers of spans of their own, less or more patient.
+    pub(super) fn of(cluster: &Cluster, seed: u64, within: Duration) -> Self {
+        let workload = Workload::starting_now(seed);
         let tenants = (0..WRITERS).map(|client| (client, TENANT.to_owned()));
         let ledger = Ledger::new(workload, tenants)
-            .logging_to(&cluster.scratch.path().join("ledger.jsonl"))
+            .logging_to(&cluster.scratch.path().join(format!("ledger-{seed}.jsonl")))
             .unwrap();
         let mut load = Self {
             ledger: Arc::new(ledger),
@@ -52,6 +59,7 @@ impl Load {
                 Arc::clone(&load.gap_millis),
                 Arc::clone(&load.is_over),
                 client,
+                within,
             ));
         }
         load
@@ -91,6 +99,7 @@ async fn write(
     gap_millis: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
     client: u16,
+    within: Duration,
 ) {
     let (mut turn, mut first) = (usize::from(client), 0);
     let mut last = Instant::now();
@@ -103,12 +112,10 @@ async fn write(
     while !is_over.load(Ordering::Relaxed) {
         let reply = match &mut otlp {
             // A node that died may have stored it: the same again, to another, must not count twice.
-            Some(otlp) => {
-                match tokio::time::timeout(Duration::from_secs(12), send(otlp, &ledger, client, first, BATCH)).await {
-                    Ok(reply) => reply,
-                    Err(_) => Reply::Broken("no answer".to_owned()),
-                }
-            }
+            Some(otlp) => match tokio::time::timeout(within, send(otlp, &ledger, client, first, BATCH)).await {
+                Ok(reply) => reply,
+                Err(_) => Reply::Broken("no answer".to_owned()),
+            },
             None => Reply::Broken("nobody is there".to_owned()),
         };
         match reply {
@@ -121,7 +128,7 @@ async fn write(
                     && let Some(mut other) = connect(turn + 1)
                 {
                     let again = send(&mut other, &ledger, client, first, BATCH);
-                    let _ = tokio::time::timeout(Duration::from_secs(12), again).await;
+                    let _ = tokio::time::timeout(within, again).await;
                 }
                 first += BATCH;
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -36,6 +36,10 @@ pub(super) struct Cluster {
     authority: Authority,
     pub(super) members: Vec<Member>,
     pub(super) namespaces: Option<Namespaces>,
+    /// The `storage` section of every node.
+    pub(super) storage: Value,
+    /// The program that nodes run from their next start on in place of `bin`.
+    pub(super) second: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -43,8 +47,11 @@ impl Cluster {
         let bin = binary(test)?;
         let scratch = Scratch::new(&test.replace("::", "-")).unwrap();
         let authority = Authority::new(scratch.dir("secrets").unwrap());
+        let storage = json!({"filesystem": {"path": scratch.path().join("bucket")}});
         Some(Self {
             bin,
+            storage,
+            second: None,
             scratch,
             authority,
             members: Vec::new(),
@@ -94,7 +101,7 @@ impl Cluster {
                 "join": join,
                 "tls": self.authority.sign(number),
             },
-            "storage": {"filesystem": {"path": self.scratch.path().join("bucket")}},
+            "storage": self.storage,
             "shards": {"count": SHARDS},
             "wal": {"segment_bytes": "8MiB", "quota_bytes": "256MiB"},
             "flush": {"tail_bytes": "1MiB", "tail_age": "2s"},
@@ -115,8 +122,36 @@ impl Cluster {
 
     pub(super) async fn start(&mut self, number: usize) {
         let member = &mut self.members[number];
-        let node = launch(&self.bin, member).await;
+        let node = launch(self.second.as_ref().unwrap_or(&self.bin), member).await;
         member.running = Some(node);
+    }
+
+    pub(super) fn node(&self, number: usize) -> &Node {
+        self.members[number].running.as_ref().unwrap()
+    }
+
+    /// Where a node keeps its log.
+    pub(super) fn data_dir(&self, number: usize) -> PathBuf {
+        self.members[number].folder.join("data")
+    }
+
+    /// New certificates for all, in place of the old ones.
+    pub(super) fn renew_certificates(&self) {
+        (0..self.members.len()).for_each(|number| drop(self.authority.sign(number)));
+    }
+
+    /// The node has ended by itself.
+    pub(super) async fn ended(&mut self, number: usize) {
+        let mut node = self.members[number].running.take().unwrap();
+        node.process.ended(Duration::from_secs(SOON)).await.unwrap();
+    }
+
+    /// What the cluster calls a node, if it knows it.
+    pub(super) async fn member_of(&self, number: usize) -> Option<u64> {
+        let (_, status) = self.leader().await?;
+        let members = status["view"]["members"].as_array()?;
+        let of_this = |member: &&Value| member["pod"] == self.members[number].name.as_str();
+        members.iter().find(of_this)?["raftId"].as_u64()
     }
 
     pub(super) async fn kill(&mut self, number: usize) {
@@ -201,6 +236,34 @@ impl Cluster {
 
     pub(super) fn endpoints(&self) -> Vec<String> {
         self.running().map(|(_, node)| node.otlp_grpc_url()).collect()
+    }
+
+    /// Where questions go.
+    pub(super) fn questions(&self) -> Vec<String> {
+        self.running().map(|(_, node)| node.http_url()).collect()
+    }
+
+    /// Everything, through one node.
+    pub(super) async fn read_once(&self, load: &Load, when: &str) -> Verdict {
+        let (_, node) = self.running().next().unwrap();
+        let last = std::sync::Mutex::new("no answer".to_owned());
+        let reading = async {
+            loop {
+                match read_everything(node, &load.ledger, TENANT).await {
+                    Ok(verdict) => return verdict,
+                    // Answers may be incomplete while an election is on, but not for long.
+                    Err(error) => *last.lock().unwrap() = format!("{error:#}"),
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        let verdict = tokio::time::timeout(Duration::from_secs(SOON), reading).await;
+        verdict.unwrap_or_else(|_| {
+            panic!(
+                "{when}: nothing complete to read within {SOON} s: {}",
+                last.lock().unwrap()
+            )
+        })
     }
 
     /// Everything, through every node that runs.

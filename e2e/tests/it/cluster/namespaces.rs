@@ -1,5 +1,7 @@
 //! Network namespaces, one for each node, and links between them that can be cut one way. Needs root.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 /// Network namespaces on one bridge.
 pub(super) struct Namespaces {
     tag: String,
@@ -8,8 +10,11 @@ pub(super) struct Namespaces {
 
 impl Namespaces {
     pub(super) fn make(count: usize) -> Option<Self> {
-        let tag = format!("vv{}", std::process::id() % 10_000);
-        let net = u8::try_from(std::process::id() % 200 + 20).unwrap();
+        // Tests run beside each other, in one process and in several.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = std::process::id() + 7 * MADE.fetch_add(1, Ordering::Relaxed);
+        let tag = format!("vv{}", number % 10_000);
+        let net = u8::try_from(number % 200 + 20).unwrap();
         let made = Self { tag, net };
         let bridge = format!("{}b", made.tag);
         let mut is_done = run(&["link", "add", &bridge, "type", "bridge"])
@@ -37,6 +42,41 @@ impl Namespaces {
 
     pub(super) fn ip(&self, number: usize) -> String {
         format!("10.213.{}.{}", self.net, number + 1)
+    }
+
+    /// Where all of them meet: this machine's own address.
+    pub(super) fn gateway(&self) -> String {
+        format!("10.213.{}.254", self.net)
+    }
+
+    /// What one sends goes no faster than this.
+    pub(super) fn slow(&self, number: usize, rate: &str) {
+        let device = format!("{}i{number}", self.tag);
+        let words = [
+            "-n",
+            &self.name(number),
+            "qdisc",
+            "add",
+            "dev",
+            &device,
+            "root",
+            "tbf",
+            "rate",
+            rate,
+        ];
+        assert!(run_as(
+            "tc",
+            &[&words[..], &["burst", "32kbit", "latency", "400ms"]].concat()
+        ));
+    }
+
+    /// Again as fast as it can.
+    pub(super) fn hurry(&self, number: usize) {
+        let device = format!("{}i{number}", self.tag);
+        run_as(
+            "tc",
+            &["-n", &self.name(number), "qdisc", "del", "dev", &device, "root"],
+        );
     }
 
     /// Nothing goes from one to the other any more, in that direction alone.
@@ -67,6 +107,10 @@ impl Drop for Namespaces {
 }
 
 fn run(words: &[&str]) -> bool {
-    let output = std::process::Command::new("ip").args(words).output();
+    run_as("ip", words)
+}
+
+fn run_as(program: &str, words: &[&str]) -> bool {
+    let output = std::process::Command::new(program).args(words).output();
     output.is_ok_and(|output| output.status.success())
 }
