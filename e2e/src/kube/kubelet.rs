@@ -23,6 +23,8 @@ const NODE: &str = "here";
 const LOOK_EVERY: Duration = Duration::from_millis(150);
 /// Between the end of a container and its next beginning.
 const BACK_OFF: Duration = Duration::from_secs(2);
+/// A node that waits for others has bound its port and says nothing yet.
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 /// The node, until it is dropped.
@@ -254,9 +256,9 @@ impl Loop {
         }
         let probe = format!("http://{}:3200/ready", running.ip);
         let is_ready = running.process.is_some()
-            && reqwest::get(&probe)
+            && tokio::time::timeout(PROBE_WITHIN, reqwest::get(&probe))
                 .await
-                .is_ok_and(|answer| answer.status().is_success());
+                .is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()));
         if running.is_ready == Some(is_ready) {
             return Ok(());
         }

@@ -14,9 +14,10 @@ mod namespaces;
 use std::time::Duration;
 
 use serde_json::json;
+use vivace_e2e::process::Process;
 use vivace_e2e::skip::{Unavailable, skipped};
 
-use crate::fixture::eventually;
+use crate::fixture::{eventually, fixture};
 use load::Load;
 use members::Cluster;
 use namespaces::Namespaces;
@@ -121,6 +122,30 @@ async fn it_grows_and_shrinks_while_it_runs() {
     cluster.settled(3, 3).await;
     load.end().await;
     cluster.assert_everything(&load, "after 1, 3, 5 and 3 nodes").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_nobody_lets_in_ends_when_it_is_told() {
+    let settings = json!({
+        "listen": {"peer": "127.0.0.1:0"},
+        "cluster": {"plaintext": true, "join": ["127.0.0.1:1"]},
+    });
+    let Some(fixture) = fixture("cluster::waits", settings) else {
+        return;
+    };
+    let mut command = std::process::Command::new(&fixture.options.bin);
+    let config = fixture.scratch.path().join("waits.yaml");
+    std::fs::write(&config, fixture.options.settings.to_string()).unwrap();
+    command.arg("standalone").arg("--config").arg(&config);
+    command.arg("--data-dir").arg(&fixture.options.data_dir);
+    for flag in ["--otlp-grpc-listen", "--otlp-http-listen", "--http-listen"] {
+        command.arg(flag).arg("127.0.0.1:0");
+    }
+    let mut node = Process::start("waits", command, fixture.scratch.path()).await.unwrap();
+    let waits = |line: &str| line.contains("cannot join yet").then_some(());
+    node.line(Duration::from_secs(SOON), waits).await.unwrap();
+    let status = node.terminate(Duration::from_secs(SOON)).await.unwrap();
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

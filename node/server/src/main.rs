@@ -84,7 +84,14 @@ async fn standalone(
         }
     }
     let app = App::bind(common.clone(), Some(repeats)).await?;
-    let node = Node::open(common.clone(), objects).await?;
+    // It may wait for others to let it in, or for a long log to be read, and nothing was acknowledged yet.
+    let node = tokio::select! {
+        node = Node::open(common.clone(), objects) => node?,
+        () = stop.cancelled() => {
+            tracing::info!("told to end before it was open");
+            return Ok(());
+        }
+    };
     if let Some(address) = node.admin_address() {
         println!("listening admin {address}");
     }

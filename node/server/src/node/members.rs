@@ -94,9 +94,9 @@ pub(super) async fn join(
     card: &Card,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut said = String::new();
+    let mut said = vec![String::new(); addresses.len()];
     loop {
-        for address in addresses {
+        for (address, said) in addresses.iter().zip(&mut said) {
             let outcome = ask_to_join(peers, address, card).await;
             let problem = match outcome {
                 Ok(Reply::Done) => return Ok(()),
@@ -106,9 +106,9 @@ pub(super) async fn join(
                 Ok(reply) => format!("{address}: {reply:?}"),
                 Err(error) => format!("{address}: {error:#}"),
             };
-            if problem != said {
+            if problem != *said {
                 tracing::warn!(problem, "cannot join yet; trying on");
-                said = problem;
+                *said = problem;
             }
         }
         tokio::select! {
