@@ -2,9 +2,9 @@
 //! together is bounded, and another tenant hardly notices.
 //!
 //! How much another tenant notices is a ratio within one run, never a number of seconds, and rounds with and without the
-//! storm alternate. Whatever else runs on the machine only makes an answer slower, so of each side the best round counts:
-//! that is where the least of the others' work is in the number. A neighbour that is starved is slow in every round; one
-//! that is not has a good round soon, and then no further one is needed.
+//! storm alternate. No other test runs beside it, and whatever else runs on the machine only makes an answer slower, so of
+//! each side the best round counts: that is where the least of the others' work is in the number. A neighbour that is
+//! starved is slow in every round; one that is not has a good round soon, and then no further one is needed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use vivace_e2e::client::{Otlp, Reply, TENANT_HEADER, http_client, with_query};
 use vivace_e2e::process::{Node, vivace_bin};
 use vivace_e2e::spans::Workload;
 
-use crate::fixture::{Fixture, eventually, fixture};
+use crate::fixture::{Fixture, eventually, fixture, fixture_alone};
 
 const GREEDY: &str = "greedy";
 const CALM: &str = "calm";
@@ -67,8 +67,7 @@ impl Asker {
 }
 
 /// A node with spans of both tenants in blocks.
-async fn loaded(test: &str, settings: serde_json::Value, spans: u32) -> Option<(Fixture, Node)> {
-    let fixture = fixture(test, settings)?;
+async fn loaded(fixture: Fixture, spans: u32) -> (Fixture, Node) {
     let node = fixture.start().await;
     for tenant in [GREEDY, CALM] {
         let status = tokio::process::Command::new(vivace_bin().unwrap())
@@ -85,7 +84,7 @@ async fn loaded(test: &str, settings: serde_json::Value, spans: u32) -> Option<(
         text.lines().any(|line| line == "vivace_live_spans 0")
     })
     .await;
-    Some((fixture, node))
+    (fixture, node)
 }
 
 fn settings() -> serde_json::Value {
@@ -322,9 +321,10 @@ impl Storm {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenant_hardly_notices() {
-    let Some((_fixture, node)) = loaded("abuse::neighbours", settings(), 60_000).await else {
+    let Some(fixture) = fixture_alone("abuse::neighbours", settings()) else {
         return;
     };
+    let (_fixture, node) = loaded(fixture, 60_000).await;
     let mut calm = Neighbour {
         asker: Asker::of(&node, CALM),
         otlp: Otlp::grpc(&node.otlp_grpc_url(), Some(WRITER)).unwrap(),
@@ -371,9 +371,10 @@ async fn memory_of_sixteen_queries_is_bounded() {
     let mut with = settings();
     with["limits"]["defaults"]["query_memory_max"] = json!("50MB");
     with["limits"]["defaults"]["queries_memory_max"] = json!("400MB");
-    let Some((_fixture, node)) = loaded("abuse::memory", with, 100_000).await else {
+    let Some(fixture) = fixture("abuse::memory", with) else {
         return;
     };
+    let (_fixture, node) = loaded(fixture, 100_000).await;
     let calm = Asker::of(&node, CALM);
     // What blocks cost that are open is no query's memory.
     for query in ["{ .nope = 1 || name = \"nope\" }", "{ } | select(.nope)"] {

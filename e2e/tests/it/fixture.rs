@@ -32,11 +32,22 @@ pub(crate) fn binary(test: &str) -> Option<PathBuf> {
 pub(crate) fn fixture(test: &str, settings: Value) -> Option<Fixture> {
     let bin = binary(test)?;
     let scratch = Scratch::new(&test.replace("::", "-")).unwrap();
+    Some(in_folder(scratch, bin, settings))
+}
+
+/// The same, with no other test beside it.
+pub(crate) fn fixture_alone(test: &str, settings: Value) -> Option<Fixture> {
+    let bin = binary(test)?;
+    let scratch = Scratch::alone(&test.replace("::", "-")).unwrap();
+    Some(in_folder(scratch, bin, settings))
+}
+
+fn in_folder(scratch: Scratch, bin: PathBuf, settings: Value) -> Fixture {
     let data_dir = scratch.dir("data").unwrap();
     let log_dir = scratch.path().to_path_buf();
     let mut all = small();
     overlay(&mut all, settings);
-    Some(Fixture {
+    Fixture {
         scratch,
         options: NodeOptions {
             bin,
@@ -44,7 +55,7 @@ pub(crate) fn fixture(test: &str, settings: Value) -> Option<Fixture> {
             log_dir,
             settings: all,
         },
-    })
+    }
 }
 
 /// Small segments and a short tail: a block every second or so instead of every two minutes.

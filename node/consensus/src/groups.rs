@@ -169,7 +169,7 @@ impl Groups {
                 snapshot,
             });
         }
-        let machine = StateMachine::new(id, Box::new(machine), file, cache);
+        let machine = StateMachine::new(id, Box::new(machine), file.clone(), cache);
         let limits = StreamLimits {
             stall_max: inner.options.timing.election_max,
             snapshot_max: SNAPSHOT_TRANSFER_MAX,
@@ -188,6 +188,8 @@ impl Groups {
             raft,
             log,
             wal: inner.wal.clone(),
+            snapshots: file,
+            receiving: tokio::sync::Mutex::new(()),
             budget: Budget::new(inner.options.group_in_flight_bytes_max),
             node_budget: inner.budget.clone(),
             closing: AtomicBool::new(false),

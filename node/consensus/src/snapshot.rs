@@ -7,6 +7,8 @@
 //! - The file that bears the group's name is whole. Power lost at any line leaves the old one or the new one.
 //! - It never goes backwards: a snapshot at or below the current one is not written. A slow builder that finishes after
 //!   a newer snapshot was installed from the leader therefore changes nothing.
+//! - A snapshot from the leader is on disk before openraft hears of it: for openraft a snapshot that cannot be installed
+//!   is the end of the group, while one that is refused at the door comes again when there is room.
 //!
 //! Not here: what is in a snapshot (the machine), when one is taken ([`crate::Group::snapshot_and_purge`]).
 
@@ -34,6 +36,8 @@ pub(crate) struct SnapshotFile {
     group: GroupId,
     /// What the file describes; `None` until the first one. Held while writing, so writers take turns.
     current: Mutex<Option<SnapshotMeta>>,
+    /// What the file of a received snapshot describes that is not installed yet.
+    received: Mutex<Option<SnapshotMeta>>,
 }
 
 impl SnapshotFile {
@@ -44,15 +48,16 @@ impl SnapshotFile {
             dir: dir.to_path_buf(),
             group,
             current: Mutex::new(None),
+            received: Mutex::new(None),
         };
         let existing = file
             .vfs
             .list(dir)
             .map_err(|source| file.failed(dir.to_path_buf(), source))?;
-        if existing.contains(&file.temporary()) {
-            file.vfs
-                .remove(&file.temporary())
-                .map_err(|source| file.failed(file.temporary(), source))?;
+        for left in [file.temporary(), file.received_path()] {
+            if existing.contains(&left) {
+                file.vfs.remove(&left).map_err(|source| file.failed(left, source))?;
+            }
         }
         if existing.contains(&file.path()) {
             let (meta, _) = file.load().map_err(|source| file.failed(file.path(), source))?;
@@ -67,6 +72,10 @@ impl SnapshotFile {
 
     fn temporary(&self) -> PathBuf {
         self.dir.join(format!("{}.snapshot.tmp", self.group))
+    }
+
+    fn received_path(&self) -> PathBuf {
+        self.dir.join(format!("{}.snapshot.received", self.group))
     }
 
     fn failed(&self, path: PathBuf, source: io::Error) -> ConsensusError {
@@ -86,26 +95,70 @@ impl SnapshotFile {
         {
             return Ok(there.clone());
         }
-        let bytes = encode_snapshot(self.group, meta, state);
         let temporary = self.temporary();
-        if self.vfs.list(&self.dir)?.contains(&temporary) {
-            self.vfs.remove(&temporary)?;
-        }
-        let written = self.write(&temporary, &bytes);
-        if written.is_err() {
-            // A full disk needs the room; what cannot be removed goes with the next attempt or the next start.
-            let _ = self.vfs.remove(&temporary);
-        }
-        written?;
+        self.write(&temporary, meta, state)?;
+        self.replace(&temporary)?;
         *current = Some(meta.clone());
         Ok(meta.clone())
     }
 
-    fn write(&self, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
-        let file = self.vfs.create(temporary)?;
-        file.write_vectored_at(&[IoSlice::new(bytes)], 0)?;
-        file.sync_data()?;
-        self.vfs.rename(temporary, &self.path())?;
+    /// Writes a snapshot that came from the leader beside the current one, for [`Self::install`]. One at a time.
+    pub(crate) fn receive(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+        let mut received = self.received.lock();
+        *received = None;
+        self.write(&self.received_path(), meta, state)?;
+        *received = Some(meta.clone());
+        Ok(())
+    }
+
+    /// Forgets what was received and not installed.
+    pub(crate) fn forget_received(&self) {
+        if self.received.lock().take().is_some() {
+            // What cannot be removed is written over by the next one.
+            let _ = self.vfs.remove(&self.received_path());
+        }
+    }
+
+    /// Like [`Self::store`], and takes no room if it was received.
+    pub(crate) fn install(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+        let mut received = self.received.lock();
+        if received.as_ref() != Some(meta) {
+            drop(received);
+            return self.store(meta, state).map(drop);
+        }
+        let mut current = self.current.lock();
+        if index_of(current.as_ref().and_then(|there| there.last_log_id.as_ref()))
+            >= index_of(meta.last_log_id.as_ref())
+        {
+            return Ok(());
+        }
+        self.replace(&self.received_path())?;
+        *received = None;
+        *current = Some(meta.clone());
+        Ok(())
+    }
+
+    /// Leaves a whole, synced file or none.
+    fn write(&self, path: &Path, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+        if self.vfs.list(&self.dir)?.iter().any(|there| there == path) {
+            self.vfs.remove(path)?;
+        }
+        let bytes = encode_snapshot(self.group, meta, state);
+        let write = || {
+            let file = self.vfs.create(path)?;
+            file.write_vectored_at(&[IoSlice::new(&bytes)], 0)?;
+            file.sync_data()
+        };
+        let written = write();
+        if written.is_err() {
+            // A full disk needs the room; what cannot be removed goes with the next attempt or the next start.
+            let _ = self.vfs.remove(path);
+        }
+        written
+    }
+
+    fn replace(&self, by: &Path) -> io::Result<()> {
+        self.vfs.rename(by, &self.path())?;
         self.vfs.sync_dir(&self.dir)
     }
 

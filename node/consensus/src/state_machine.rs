@@ -337,7 +337,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> io::Result<()> {
         let at = index_of(meta.last_log_id.as_ref());
-        self.file.store(meta, &state)?;
+        self.file.install(meta, &state)?;
         self.machine
             .get_mut()
             .install(at, state)

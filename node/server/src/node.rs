@@ -281,7 +281,8 @@ impl Node {
             });
         }
         if transport.is_some() {
-            tasks.spawn(members::hand_over(Arc::clone(&ring), Arc::clone(&shards), stop.clone()));
+            let (ring, shards) = (Arc::clone(&ring), Arc::clone(&shards));
+            tasks.spawn(members::hand_over(ring, shards, wal.clone(), stop.clone()));
         }
         // A simulated node has no threads of its own.
         if ground.keeper.is_none() {

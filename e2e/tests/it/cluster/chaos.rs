@@ -3,8 +3,8 @@
 //! While a fault lasts, writers send and a reader asks for what was acknowledged; after it everything of that round is read
 //! back. A line for each fault says what was acknowledged, what of it is lost, doubled or altered, and the longest time
 //! without an acknowledgement and without a complete answer. `VIVACE_CHAOS_MINUTES` goes on for so long with faults drawn
-//! from `VIVACE_SEED`, two at a time; `VIVACE_CHAOS` names the only fault to try, or several with `+`; `VIVACE_SECOND_BIN` is the program of a
-//! rolling restart.
+//! from `VIVACE_SEED`, two at a time; `VIVACE_CHAOS` names the only faults to try: together with `+`, one after the other
+//! with a comma; `VIVACE_SECOND_BIN` is the program of a rolling restart.
 //!
 //! Needs root: network namespaces, a small file system, and strace for the calls of the disk.
 
@@ -51,8 +51,10 @@ async fn each_fault_loses_nothing() {
     };
     match std::env::var("VIVACE_CHAOS") {
         Ok(names) => {
-            let faults: Vec<Nemesis> = names.split('+').map(Nemesis::named).collect();
-            stage.suffer(&faults).await;
+            for round in names.split(',') {
+                let faults: Vec<Nemesis> = round.split('+').map(Nemesis::named).collect();
+                stage.suffer(&faults).await;
+            }
         }
         Err(_) => {
             for fault in Nemesis::ALL {

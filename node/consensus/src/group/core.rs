@@ -16,6 +16,7 @@ use crate::error::ConsensusError;
 use crate::log_store::LogStore;
 use crate::payload::GroupId;
 use crate::raft::{LogId, Types, index_of};
+use crate::snapshot::SnapshotFile;
 
 /// What a group is made of, whatever its machine.
 pub(crate) struct Core {
@@ -24,6 +25,9 @@ pub(crate) struct Core {
     pub(crate) raft: Raft,
     pub(crate) log: LogStore,
     pub(crate) wal: Wal,
+    pub(crate) snapshots: Arc<SnapshotFile>,
+    /// Snapshots from leaders are received one at a time.
+    pub(crate) receiving: tokio::sync::Mutex<()>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) node_budget: Arc<Budget>,
     /// Somebody asked for the end; without it, an end is a failure.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use openraft::Snapshot;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, SnapshotResponse};
 use parking_lot::Mutex;
 use wal::{Level, Space, WalError};
 
@@ -19,12 +19,14 @@ use crate::codec::wire::{
 use crate::error::Source;
 use crate::log_store::{entry_bytes, space_for};
 use crate::network::PeerError;
-use crate::raft::Types;
+use crate::raft::{LeaderId, Types, Vote};
 
 /// How often a full queue of the log is looked at again; it drains at the speed of the disk.
 const ROOM_RETRY: Duration = Duration::from_millis(5);
 /// For one second in all, well within what the leader waits for an answer.
 const ROOM_TRIES: u32 = 200;
+
+type Snapshot = openraft::Snapshot<LeaderId, u64, openraft::EmptyNode, Bytes>;
 
 impl Core {
     /// Answers one message.
@@ -56,10 +58,8 @@ impl Core {
             }
             Request::Snapshot { vote, snapshot } => {
                 let (meta, snapshot) = decode_snapshot(self.id, &snapshot).map_err(|error| refused(error.into()))?;
-                let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
-                Ok(encode_snapshot_response(
-                    &installed.map_err(|error| refused(error.into()))?,
-                ))
+                let installed = self.install(vote, Snapshot { meta, snapshot }).await?;
+                Ok(encode_snapshot_response(&installed))
             }
             Request::TransferLeader(request) => {
                 let response = self.raft.handle_transfer_leader(request).await;
@@ -101,6 +101,21 @@ impl Core {
         let last =
             stream::once(async move { bad.lock().take() }).filter_map(|bad| futures::future::ready(bad.map(Err)));
         Box::pin(answers.chain(last))
+    }
+
+    /// Puts a snapshot on disk, and then in the place of what the group holds.
+    async fn install(&self, vote: Vote, snapshot: Snapshot) -> Result<SnapshotResponse<Types>, PeerError> {
+        let _one_at_a_time = self.receiving.lock().await;
+        let (file, meta, state) = (self.snapshots.clone(), snapshot.meta.clone(), snapshot.snapshot.clone());
+        let received = tokio::task::spawn_blocking(move || file.receive(&meta, &state)).await;
+        let received = received.map_err(|error| PeerError::Refused(error.into()))?;
+        received.map_err(|error| {
+            tracing::warn!(group = %self.id, %error, "cannot take the leader's snapshot; it will come again");
+            PeerError::Refused(error.into())
+        })?;
+        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
+        self.snapshots.forget_received();
+        installed.map_err(|error| PeerError::Refused(error.into()))
     }
 
     /// Waits until the log takes these entries without holding up its caller, and refuses them when it cannot.

@@ -320,10 +320,8 @@ async fn t50_one_way_cuts_do_not_stop_writes() {
     }
 }
 
-/// A member that was away for longer than the log reaches gets the snapshot, which is older than what was applied, and
-/// the tail.
-#[tokio::test(start_paused = true)]
-async fn t30_a_member_that_missed_the_log_gets_snapshot_and_tail() {
+/// The cluster, the disk of a member that was away for longer than the log reaches, and what the snapshot covers.
+async fn without_one_that_missed_the_log() -> (Cluster, NodeId, SimVfs, LogIndex) {
     let mut cluster = Cluster::of(3).await;
     cluster.write_many("a", 10).await;
     cluster.converge().await;
@@ -351,10 +349,40 @@ async fn t30_a_member_that_missed_the_log_gets_snapshot_and_tail() {
             .all(|member| member.ring.status().purged == reached)
     })
     .await;
+    (cluster, away, disk, reached)
+}
+
+/// A member that was away for longer than the log reaches gets the snapshot, which is older than what was applied, and
+/// the tail.
+#[tokio::test(start_paused = true)]
+async fn t30_a_member_that_missed_the_log_gets_snapshot_and_tail() {
+    let (mut cluster, away, disk, reached) = without_one_that_missed_the_log().await;
     cluster.start(away.0, disk).await;
     cluster.converge().await;
     let journal = &cluster.member(away).journal;
     assert_eq!(journal.installs().last(), Some(&reached));
+    cluster.write_many("c", 3).await;
+    cluster.converge().await;
+    cluster.stop().await;
+}
+
+/// A disk that has no room for the leader's snapshot refuses it, and takes it once there is room: the group does not die
+/// of it.
+#[tokio::test(start_paused = true)]
+async fn t30_a_snapshot_that_finds_no_room_comes_again() {
+    let (mut cluster, away, disk, reached) = without_one_that_missed_the_log().await;
+    cluster.start(away.0, disk).await;
+    let full = &cluster.member(away).node.vfs;
+    full.set_capacity(Some(full.used_bytes()));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let ring = &cluster.member(away).ring;
+    assert!(ring.status().is_running, "the group died of a full disk");
+    assert!(ring.status().applied < reached, "there was room after all");
+    full.set_capacity(None);
+    cluster.converge().await;
+    assert_eq!(cluster.member(away).journal.installs().last(), Some(&reached));
+    let disk = cluster.lose_power(away).await;
+    cluster.start(away.0, disk).await;
     cluster.write_many("c", 3).await;
     cluster.converge().await;
     cluster.stop().await;

@@ -15,6 +15,7 @@ use consensus::{Group, Machine};
 use model::NodeId;
 use settings::NodeSettings;
 use tokio_util::sync::CancellationToken;
+use wal::{Level, Wal};
 
 use super::plan;
 use super::ring::RingPort;
@@ -33,6 +34,8 @@ const READY_ENTRIES: u64 = 100;
 const HAND_OVER_AFTER: Duration = Duration::from_secs(10);
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
 const KEPT_UP_ENTRIES: u64 = 16;
+/// So long a disk is full before others lead in its place: a flush or a merge may make room sooner.
+const FULL_FOR: Duration = Duration::from_secs(2);
 
 /// How long a node may be away for a restart before the others stop sparing it.
 pub(super) const RESTART_NANOS: u64 = 600 * 1_000_000_000;
@@ -286,8 +289,9 @@ async fn duty(ring: &RingPort, wanted: Wanted) -> anyhow::Result<()> {
 }
 
 /// Hands generations that are led here to whoever is preferred, once that one has kept up for a while; one at a time.
-pub(super) async fn hand_over(ring: Arc<RingPort>, shards: Arc<Shards>, stop: CancellationToken) {
-    let mut calm = 0;
+/// A node whose disk is full gives everything away: it can neither take nor flush spans, and others may.
+pub(super) async fn hand_over(ring: Arc<RingPort>, shards: Arc<Shards>, wal: Wal, stop: CancellationToken) {
+    let (mut calm, mut full) = (0, 0);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -298,6 +302,25 @@ pub(super) async fn hand_over(ring: Arc<RingPort>, shards: Arc<Shards>, stop: Ca
         let restarts = Restarts::of(&view);
         if restarts.has(me) {
             give_away(&ring, &shards).await;
+            continue;
+        }
+        let usage = wal.usage();
+        full = if usage.disk_full && usage.level >= Level::RejectWrites {
+            full + 1
+        } else {
+            0
+        };
+        if GIVE_AWAY_EVERY * full >= FULL_FOR {
+            tracing::warn!("the disk is full: whoever can takes over what is led here");
+            give_away(&ring, &shards).await;
+            // The others' disks may be full too; what is led is not passed around faster than this.
+            full = 0;
+            calm = 0;
+            let pause = tokio::time::sleep(HAND_OVER_AFTER);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = pause => {}
+            }
             continue;
         }
         calm += 1;

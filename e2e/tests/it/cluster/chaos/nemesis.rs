@@ -196,10 +196,7 @@ impl Nemesis {
                 now_at(stage);
                 std::fs::remove_dir_all(stage.cluster.data_dir(number)).unwrap();
                 load.goes_on(15).await;
-                let asked = leader_again(stage).await;
-                let remove = json!({"command": "remove", "member": member, "lost": true});
-                let (code, said) = stage.cluster.tell(asked, remove).await;
-                assert!(code == 200 || said.contains("not a member"), "{code} {said}");
+                remove_lost(stage, member).await;
                 stage.cluster.start(number).await;
             }
             Self::StoreAway => {
@@ -300,6 +297,21 @@ async fn leader(stage: &Stage) -> (usize, serde_json::Value) {
 
 async fn leader_again(stage: &Stage) -> usize {
     leader(stage).await.0
+}
+
+/// Takes a member out that nobody hears of any more: refused while it answered a moment ago.
+async fn remove_lost(stage: &Stage, member: u64) {
+    let deadline = Instant::now() + Duration::from_secs(SOON);
+    loop {
+        let asked = leader_again(stage).await;
+        let remove = json!({"command": "remove", "member": member, "lost": true});
+        let (code, said) = stage.cluster.tell(asked, remove).await;
+        if code == 200 || said.contains("not a member") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{code} {said}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 async fn cut(stage: &Stage, links: &[(usize, usize)], both_ways: bool) {

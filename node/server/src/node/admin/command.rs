@@ -10,6 +10,7 @@ use serde::Deserialize;
 use settings::LimitSettings;
 use shard::catalog::GroupKey;
 
+use super::status::SILENT_MAX;
 use super::{Admin, No};
 use crate::node::members::{RESTART_NANOS, restart_lease};
 use crate::node::ring::RingError;
@@ -127,9 +128,10 @@ impl Admin {
             return Err(No::refused("it is this node, which is not lost"));
         }
         if self.hears_of(node) {
-            return Err(No::refused(
-                "it still answers, and may have spans that nobody else has: drain it with mode \"remove\" instead",
-            ));
+            return Err(No::refused(format!(
+                "it still answers, or did less than {} s ago, and may have spans that nobody else has: drain it with mode \"remove\" instead; if it is gone for good, ask again",
+                SILENT_MAX.as_secs()
+            )));
         }
         let alone = view
             .state

@@ -19,7 +19,7 @@ use crate::peer::PeerTransport;
 
 const CONFIRM_WITHIN: Duration = Duration::from_millis(800);
 /// A member that says nothing for this long is not there.
-const SILENT_MAX: Duration = Duration::from_secs(3);
+pub(super) const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Shards that are not well, named at once.
 const WORST_MAX: usize = 10;
 
