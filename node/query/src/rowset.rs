@@ -42,6 +42,14 @@ impl RowSet {
         set
     }
 
+    /// Rows of `within` for which `keep` says yes; asked of those alone.
+    pub(crate) fn from_fn_within(within: &RowSet, keep: impl Fn(usize) -> bool) -> RowSet {
+        let mut set = RowSet::empty(within.rows);
+        let rows = within.iter().filter(|row| keep(*row as usize));
+        rows.for_each(|row| set.insert(row));
+        set
+    }
+
     /// Rows whose value is accepted; one value per row.
     pub(crate) fn from_values<T: Copy>(values: &[T], keep: impl Fn(T) -> bool) -> RowSet {
         let mut set = RowSet::empty(values.len());
@@ -51,6 +59,23 @@ impl RowSet {
                 bits |= u64::from(keep(*value)) << bit;
             }
             *word = bits;
+        }
+        set
+    }
+
+    /// Rows of `within` whose value is accepted; one value per row. Where `within` has no rows none is looked at.
+    pub(crate) fn from_values_within<T: Copy>(values: &[T], within: &RowSet, keep: impl Fn(T) -> bool) -> RowSet {
+        let mut set = RowSet::empty(values.len());
+        let words = set.words.iter_mut().zip(&within.words);
+        for ((word, wanted), chunk) in words.zip(values.chunks(64)) {
+            if *wanted == 0 {
+                continue;
+            }
+            let mut bits = 0u64;
+            for (bit, value) in chunk.iter().enumerate() {
+                bits |= u64::from(keep(*value)) << bit;
+            }
+            *word = bits & wanted;
         }
         set
     }
@@ -69,9 +94,19 @@ impl RowSet {
         self.words[row as usize / 64] |= 1 << (row % 64);
     }
 
+    /// Adds the rows `from..to`.
+    pub(crate) fn insert_range(&mut self, from: u32, to: u32) {
+        (from..to).for_each(|row| self.insert(row));
+    }
+
     #[inline]
     pub(crate) fn contains(&self, row: u32) -> bool {
         self.words[row as usize / 64] >> (row % 64) & 1 == 1
+    }
+
+    /// How many rows the chunk has.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -161,6 +196,13 @@ mod tests {
                 let mut each = Vec::new();
                 some.batches().for_each(|batch| batch.each(|row| each.push(row)));
                 assert_eq!(each, some.iter().collect::<Vec<_>>());
+            }
+            for every in [1, 2, 3, 64, 65, BATCH] {
+                let values: Vec<usize> = (0..rows).map(|row| row * 7 % 5).collect();
+                let within = RowSet::from_fn(rows, |row| row % every == 0);
+                let mut expected = RowSet::from_values(&values, |v| v < 2);
+                expected.keep_common(&within);
+                assert_eq!(RowSet::from_values_within(&values, &within, |v| v < 2), expected);
             }
             let mut odd = RowSet::from_values(&(0..rows).collect::<Vec<_>>(), |v| v % 2 == 1);
             assert_eq!(odd.len(), rows / 2);

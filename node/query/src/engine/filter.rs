@@ -118,7 +118,7 @@ fn match_field(ctx: &Context<'_>, field: &Field, matcher: &Matcher, within: &Row
             let last = groups.len().saturating_sub(1);
             for (i, group) in groups.iter().enumerate() {
                 let need_present = i < last || missing != Static::Nil;
-                let (present, mut matched) = match_group(ctx.rows, group, matcher, need_present)?;
+                let (present, mut matched) = match_group(within, group, matcher, need_present)?;
                 matched.keep_common(&unseen);
                 found.add_all(&matched);
                 unseen.remove_all(&present);
@@ -196,8 +196,10 @@ fn verdict(matcher: &Matcher, value: &Static, each: bool) -> Verdict {
     }
 }
 
-/// Rows with a value, and rows whose value satisfies the matcher. The first is only filled if `need_present`.
-fn match_group(rows: usize, group: &Group<'_>, matcher: &Matcher, need_present: bool) -> Result<(RowSet, RowSet)> {
+/// Of the rows `within`, those with a value, and those whose value satisfies the matcher; perhaps others too. The first is
+/// only filled if `need_present`.
+fn match_group(within: &RowSet, group: &Group<'_>, matcher: &Matcher, need_present: bool) -> Result<(RowSet, RowSet)> {
+    let rows = within.rows();
     let mut present = RowSet::empty(rows);
     let mut matched = RowSet::empty(rows);
     let mut failed = RowSet::empty(rows);
@@ -207,9 +209,9 @@ fn match_group(rows: usize, group: &Group<'_>, matcher: &Matcher, need_present: 
         let judge = Judge::new(&view, matcher, group);
         match view.rows {
             Rows::All => {
-                matched.add_all(&judge.dense(rows, |v| v == Verdict::Yes));
+                matched.add_all(&judge.dense(within, |v| v == Verdict::Yes));
                 if need_present {
-                    present.add_all(&judge.dense(rows, |v| v != Verdict::Absent));
+                    present.add_all(&judge.dense(within, |v| v != Verdict::Absent));
                 }
                 // One value per row: what is not Yes is no match, so nothing has failed that matched elsewhere, unless
                 // the attribute has values of several types in one span, which cannot be.
@@ -290,19 +292,19 @@ impl<'v> Judge<'v> {
         }
     }
 
-    /// Rows whose verdict is wanted, for a view with a value per row.
-    fn dense(&self, rows: usize, wanted: impl Fn(Verdict) -> bool) -> RowSet {
+    /// Rows whose verdict is wanted, for a view with a value per row. Only those of `within` matter.
+    fn dense(&self, within: &RowSet, wanted: impl Fn(Verdict) -> bool) -> RowSet {
         match &self.values {
             Values::Dict { ids, .. } => {
                 let table: Vec<bool> = self.by_id.iter().map(|v| wanted(*v)).collect();
                 let absent = wanted(Verdict::Absent);
-                RowSet::from_values(ids, |id| table.get(id as usize).copied().unwrap_or(absent))
+                RowSet::from_values_within(ids, within, |id| table.get(id as usize).copied().unwrap_or(absent))
             }
             Values::Int(values) => {
                 let (yes, no) = (wanted(Verdict::Yes), wanted(Verdict::No));
-                RowSet::from_values(values, |v| if self.accepts_int(v) { yes } else { no })
+                RowSet::from_values_within(values, within, |v| if self.accepts_int(v) { yes } else { no })
             }
-            _ => RowSet::from_fn(rows, |at| wanted(self.at(at))),
+            _ => RowSet::from_fn_within(within, |at| wanted(self.at(at))),
         }
     }
 

@@ -19,6 +19,9 @@ use crate::plan::{Plan, Scalar, ScalarStep, SpansetStep, Step};
 use crate::rowset::RowSet;
 use crate::value::Static;
 
+/// One trace in so many is few.
+const FEW_TRACES: usize = 16;
+
 /// Some spans of one trace, and what is known of them together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Spanset {
@@ -121,7 +124,7 @@ impl<'p, 'c> Run<'p, 'c> {
         let split: Vec<bool> = traces.ids.iter().map(is_split).collect();
         let mut whole_rows = match wanted {
             None => RowSet::full(ctx.rows),
-            Some(wanted) => RowSet::from_values(traces.ordinals, |ordinal| wanted.contains(ordinal)),
+            Some(wanted) => self.rows_of(wanted)?,
         };
         let split_rows = split.contains(&true).then(|| {
             let mut rows = RowSet::from_values(traces.ordinals, |ordinal| split[ordinal as usize]);
@@ -188,6 +191,25 @@ impl<'p, 'c> Run<'p, 'c> {
         rows.iter()
             .for_each(|row| ordinals.insert(traces.ordinals[row as usize]));
         Ok(ordinals)
+    }
+
+    /// The rows of some traces.
+    fn rows_of(&self, wanted: &RowSet) -> Result<RowSet> {
+        let traces = self.ctx.traces()?;
+        let mut rows = RowSet::empty(self.ctx.rows);
+        // Few are looked up where they stand together; to look up many costs more than to look at all rows.
+        if traces.in_preorder && wanted.iter().nth(traces.ids.len() / FEW_TRACES).is_none() {
+            for ordinal in wanted.iter() {
+                if let TraceRun::Range(start, end) = self.ctx.run(ordinal)? {
+                    rows.insert_range(start, end);
+                }
+            }
+            return Ok(rows);
+        }
+        rows.add_all(&RowSet::from_values(traces.ordinals, |ordinal| {
+            wanted.contains(ordinal)
+        }));
+        Ok(rows)
     }
 
     fn leaf(&self, leaf: usize) -> Result<&RowSet> {

@@ -19,6 +19,9 @@ use crate::value::Static;
 /// Stands for "no value".
 const NIL: u32 = 0;
 
+/// Stands for a value that no row had so far.
+const NOT_MET: u32 = u32::MAX;
+
 /// Group numbers of rows.
 pub(super) enum Groups {
     /// All rows are in the one group.
@@ -208,22 +211,21 @@ fn is_simple(rows: usize, group: &Group<'_>) -> bool {
     })
 }
 
-/// The same for a column with a dictionary and a value in every row: each used entry is looked at once.
+/// The same for a column with a dictionary and a value in every row: each used entry is looked at once, when it is first
+/// met.
 fn code_dense(ids: &[u32], dict: &DictView<'_>, meaning: Meaning, codes: &mut [u32], coder: &mut Coder) {
-    let mut used = vec![false; dict.len()];
-    for id in ids {
-        if let Some(used) = used.get_mut(*id as usize) {
-            *used = true;
-        }
-    }
-    let code = |(id, used): (usize, &bool)| match used {
-        true => coder.code_of(dict, id, meaning),
-        false => NIL,
-    };
-    let by_id: Vec<u32> = used.iter().enumerate().map(code).collect();
+    let mut by_id = vec![NOT_MET; dict.len()];
     for (code, id) in codes.iter_mut().zip(ids) {
+        let known = by_id.get(*id as usize).copied().unwrap_or(NIL);
+        let of_id = if known == NOT_MET {
+            let new = coder.code_of(dict, *id as usize, meaning);
+            by_id[*id as usize] = new;
+            new
+        } else {
+            known
+        };
         if *code == NIL {
-            *code = by_id.get(*id as usize).copied().unwrap_or(NIL);
+            *code = of_id;
         }
     }
 }

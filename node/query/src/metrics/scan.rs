@@ -12,7 +12,7 @@ use model::{SpanId, TraceId};
 use super::attributes::compare_rows;
 use super::groups::{Groups, group_rows};
 use super::partial::{LegPartial, MetricsPartial, seconds};
-use super::tally::{Batch, Offers, Tally};
+use super::tally::{Batch, Lanes, Offers, Tally};
 use super::weight::Weights;
 use super::{Intervals, Leg, MetricsPlan};
 use crate::ast::Function;
@@ -367,9 +367,23 @@ fn measure(
         let (shortest, longest) = bounds(duration_values);
         tally.expect(shortest, longest);
     }
-    match &source {
-        Measure::Field(runner) => tally_field(ctx, rows, &spots, &mut tally, offers.as_ref(), runner, &weights)?,
-        Measure::Nothing | Measure::Duration(_) => {
+    let lanes = match (&source, &offers, &weights) {
+        (Measure::Nothing, None, Weights::Even) => tally.lanes(),
+        _ => None,
+    };
+    match (&source, lanes) {
+        (_, Some(mut lanes)) => {
+            let mut last = FIRST_STRETCH;
+            for part in rows.batches() {
+                ctx.budget.check()?;
+                spots.count(part, &mut lanes, &mut last)?;
+            }
+            tally.add_lanes(&lanes);
+        }
+        (Measure::Field(runner), None) => {
+            tally_field(ctx, rows, &spots, &mut tally, offers.as_ref(), runner, &weights)?
+        }
+        (Measure::Nothing | Measure::Duration(_), None) => {
             let mut batch = Batch::default();
             let mut last = FIRST_STRETCH;
             for part in rows.batches() {
@@ -477,6 +491,34 @@ impl<'a, 'c> Spots<'a, 'c> {
             true => Err(OUT_OF_RANGE),
             false => Ok(()),
         }
+    }
+
+    /// Counts the rows that count.
+    fn count(&self, rows: RowBatch<'_>, lanes: &mut Lanes, last: &mut Stretch) -> Result<()> {
+        let is_known = match self.groups {
+            Groups::One => self.count_by(rows, lanes, last, |_| 0),
+            Groups::Many(groups) => self.count_by(rows, lanes, last, |row| groups[row as usize]),
+        };
+        if is_known { Ok(()) } else { Err(OUT_OF_RANGE) }
+    }
+
+    /// False if a row is nowhere.
+    #[inline(always)]
+    fn count_by(&self, rows: RowBatch<'_>, lanes: &mut Lanes, last: &mut Stretch, group: impl Fn(u32) -> u32) -> bool {
+        let mut is_known = true;
+        match (&self.starts, self.only) {
+            (Some(starts), _) => {
+                let starts = starts.values();
+                rows.each(|row| {
+                    if let Some(index) = interval(self.intervals, starts[row as usize].cast_unsigned(), last) {
+                        is_known &= lanes.add(row, group(row), index);
+                    }
+                });
+            }
+            (None, Some(index)) => rows.each(|row| is_known &= lanes.add(row, group(row), index)),
+            (None, None) => {}
+        }
+        is_known
     }
 
     fn at(&self, row: u32, last: &mut Stretch) -> Option<(u32, u32)> {

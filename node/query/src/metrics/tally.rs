@@ -45,6 +45,37 @@ impl<'c> Offers<'c> {
     }
 }
 
+/// Counts of rows that stand for themselves, where nothing else is wanted of them.
+///
+/// Spans that stand together are mostly of one group and interval, and adding to the number that was just added to waits
+/// for that: so each place has several numbers, taken in turn.
+pub(super) struct Lanes {
+    groups: u32,
+    first: u32,
+    count: u32,
+    /// By place, then by lane.
+    counts: Vec<[u32; LANES]>,
+}
+
+const LANES: usize = 4;
+
+impl Lanes {
+    /// False if nobody said that there is such a group and interval.
+    #[inline(always)]
+    pub(super) fn add(&mut self, row: u32, group: u32, index: u32) -> bool {
+        let at = index.wrapping_sub(self.first);
+        if at >= self.count || group >= self.groups {
+            return false;
+        }
+        let place = at.wrapping_mul(self.groups).wrapping_add(group);
+        match self.counts.get_mut(place as usize) {
+            Some(lanes) => lanes[row as usize % LANES] += 1,
+            None => return false,
+        }
+        true
+    }
+}
+
 /// Rows and their places, one of each.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -217,6 +248,26 @@ impl Tally {
     fn used(&self) -> impl Iterator<Item = usize> + use<> {
         let used: Vec<usize> = (0..self.counts.len()).filter(|place| self.counts[*place] > 0).collect();
         used.into_iter()
+    }
+
+    /// Counters for rows of which nothing is wanted but their number; None where places are numbered as they come.
+    pub(super) fn lanes(&self) -> Option<Lanes> {
+        match (&self.numbers, self.kind) {
+            (Numbers::All { groups, first, count }, Kind::Count) => Some(Lanes {
+                groups: *groups,
+                first: *first,
+                count: *count,
+                counts: vec![[0; LANES]; self.counts.len()],
+            }),
+            _ => None,
+        }
+    }
+
+    /// Adds what was counted.
+    pub(super) fn add_lanes(&mut self, lanes: &Lanes) {
+        for (count, lanes) in self.counts.iter_mut().zip(&lanes.counts) {
+            *count += lanes.iter().map(|lane| u64::from(*lane)).sum::<u64>() * ONE;
+        }
     }
 
     /// Counts rows.

@@ -185,3 +185,43 @@ proptest! {
         check(&case)?;
     }
 }
+
+/// Once enough was found, of a chunk with many traces only the few that are newer are looked at.
+#[test]
+fn the_few_new_traces_among_many_are_found() {
+    let of_trace = |trace: u8| {
+        (1..=3u8).map(move |id| Span {
+            trace,
+            id,
+            parent: if id == 1 { 0 } else { 1 },
+            start: 1_000 + u64::from(trace) * 37 % 181 * 10 + u64::from(id),
+            duration: i64::from(trace % 7) * i64::from(id),
+            name: format!("op-{id}"),
+            ..Span::default()
+        })
+    };
+    let spans: Vec<Span> = (1..=180).flat_map(of_trace).collect();
+    // The first and the third stand in preorder.
+    let chunks: Vec<Vec<Span>> = spans.chunks(3 * 60).map(<[Span]>::to_vec).collect();
+    for text in [
+        "{}",
+        "{ name = \"op-2\" }",
+        "{ duration > 5ns }",
+        "{ name != \"op-2\" && duration > 5ns }",
+        "{ name = \"op-1\" } >> { duration > 10ns }",
+        "{ kind = internal } | count() > 2",
+    ] {
+        let query = query::parse(text).unwrap();
+        for limit in [1, 3, 10] {
+            let request = SearchRequest {
+                window: TimeRange::ALWAYS,
+                limit,
+                spans_per_spanset: 0,
+                after: None,
+            };
+            let expected = naive::search(&query, &request, &spans);
+            assert_eq!(expected.len(), limit, "{text}");
+            assert_eq!(execute(&query, request, &chunks), expected, "{text}");
+        }
+    }
+}
