@@ -542,14 +542,26 @@ impl RowGroup {
     fn starts(&self, rows: &Range<u32>) -> Result<Vec<u64>> {
         let mut starts = self.numbers(Field::Start, rows)?;
         let column = Field::TraceStart.ordinal();
-        let bases = self.numbers(Field::TraceStart, rows)?;
-        if bases.len() != starts.len() {
-            return Err(self.corrupt(column, Bad { at: 0, what: "numbers" }));
+        let bases = self.decode_rows(column, rows)?.values;
+        let corrupt = || self.corrupt(column, Bad { at: 0, what: "numbers" });
+        if let Plain::Ids {
+            ids,
+            dictionary: Dictionary::Numbers(bases),
+        } = &bases
+        {
+            // As the writer has it. Without a list of the bases, which would be as long as that of the starts.
+            if ids.len() != starts.len() {
+                return Err(corrupt());
+            }
+            for (start, id) in starts.iter_mut().zip(ids) {
+                *start = start.wrapping_add(bases[*id as usize]);
+            }
+            return Ok(starts);
         }
-        starts
-            .iter_mut()
-            .zip(bases)
-            .for_each(|(start, base)| *start = start.wrapping_add(base));
+        let bases = bases.into_numbers().filter(|bases| bases.len() == starts.len());
+        for (start, base) in starts.iter_mut().zip(bases.ok_or_else(corrupt)?) {
+            *start = start.wrapping_add(base);
+        }
         Ok(starts)
     }
 
