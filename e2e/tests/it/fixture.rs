@@ -6,8 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use futures::StreamExt as _;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use prost::Message as _;
 use serde_json::{Value, json};
-use vivace_e2e::client::{Otlp, Reply, Tempo, TraceAnswer, hex};
+use vivace_e2e::client::{Otlp, Reply, Tempo, TraceAnswer, hex, http_client};
 use vivace_e2e::ledger::{Ledger, Reading, Verdict};
 use vivace_e2e::process::{Node, NodeOptions, Scratch, vivace_bin};
 use vivace_e2e::skip::skipped;
@@ -169,6 +172,26 @@ async fn read(node: &Node, ledger: &Ledger, tenant: &str) -> anyhow::Result<(Ver
         }),
         excused,
     ))
+}
+
+/// A node without room refuses a request on both transports and says when to come back.
+pub(crate) async fn assert_retry_info(node: &Node, request: ExportTraceServiceRequest) {
+    let answer = http_client()
+        .unwrap()
+        .post(format!("{}/v1/traces", node.otlp_http_url()))
+        .header("content-type", "application/x-protobuf")
+        .body(request.encode_to_vec())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status().as_u16(), 503);
+    let seconds: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&seconds), "{seconds}");
+    let mut client = TraceServiceClient::connect(node.otlp_grpc_url()).await.unwrap();
+    let status = client.export(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    let details = String::from_utf8_lossy(status.details()).into_owned();
+    assert!(details.contains("google.rpc.RetryInfo"), "{status:?}");
 }
 
 /// Waits for a condition of the outside world; panics with `what` when it does not come.

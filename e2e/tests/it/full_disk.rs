@@ -7,16 +7,14 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
-use prost::Message as _;
 use serde_json::json;
-use vivace_e2e::client::{Otlp, Reply, http_client};
+use vivace_e2e::client::{Otlp, Reply};
 use vivace_e2e::ledger::Ledger;
 use vivace_e2e::process::Node;
 use vivace_e2e::skip::{Unavailable, skipped};
 use vivace_e2e::spans::Workload;
 
-use crate::fixture::{eventually, fixture, read_everything, send};
+use crate::fixture::{assert_retry_info, eventually, fixture, read_everything, send};
 
 const TENANT: &str = "single-tenant";
 const BATCH: u64 = 200;
@@ -120,7 +118,7 @@ async fn writes_wait_for_room_and_nothing_is_lost() {
     assert_eq!(run.send(&node).await, Reply::Accepted);
     disk.fill();
     run.send_until_refused(&node).await;
-    assert_retry_info(&node, &run).await;
+    assert_retry_info(&node, run.ledger.workload().request(2, 0, 1)).await;
     run.assert_all_there(&node, "while the disk is full").await;
 
     // Death in the middle of it, and a life on a disk that is still full.
@@ -146,25 +144,4 @@ async fn writes_wait_for_room_and_nothing_is_lost() {
     run.assert_all_there(&node, "after a restart").await;
     node.stop().await.unwrap();
     drop(disk);
-}
-
-/// Both transports say when to come back.
-async fn assert_retry_info(node: &Node, run: &Run) {
-    let request = run.ledger.workload().request(2, 0, 1);
-    let answer = http_client()
-        .unwrap()
-        .post(format!("{}/v1/traces", node.otlp_http_url()))
-        .header("content-type", "application/x-protobuf")
-        .body(request.encode_to_vec())
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status().as_u16(), 503);
-    let seconds: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((1..=60).contains(&seconds), "{seconds}");
-    let mut client = TraceServiceClient::connect(node.otlp_grpc_url()).await.unwrap();
-    let status = client.export(request).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
-    let details = String::from_utf8_lossy(status.details()).into_owned();
-    assert!(details.contains("google.rpc.RetryInfo"), "{status:?}");
 }

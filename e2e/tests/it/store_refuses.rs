@@ -5,16 +5,20 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as AttributeValue;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use serde_json::{Value, json};
 use vivace_e2e::client::{Otlp, Reply, Tempo};
 use vivace_e2e::ledger::Ledger;
 use vivace_e2e::process::{Node, Scratch};
 use vivace_e2e::s3::{Conditions, Op, Rule, Rules, S3Options, S3Server, SECRET_KEY, Toxic};
 use vivace_e2e::skip::skipped;
-use vivace_e2e::spans::Workload;
+use vivace_e2e::spans::{Workload, mix};
 use vivace_e2e::stores::{Kind, Settings, start};
 
-use crate::fixture::{Fixture, eventually, fixture, read_everything, send};
+use crate::fixture::{Fixture, assert_retry_info, eventually, fixture, read_everything, send};
 
 const TENANT: &str = "single-tenant";
 /// Far more than a start takes that ends with an error.
@@ -271,6 +275,122 @@ async fn refusals_while_it_runs_pass_without_loss() {
         assert_eq!(verdict.required, ledger.acknowledged());
     }
     node.stop().await.unwrap();
+}
+
+/// What a bucket without the right to write does not do.
+const WRITES: [Op; 7] = [
+    Op::Put,
+    Op::Copy,
+    Op::Delete,
+    Op::DeleteMany,
+    Op::CreateMultipart,
+    Op::UploadPart,
+    Op::CompleteMultipart,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_may_only_be_read_holds_up_writes_and_no_questions() {
+    let settings = json!({"wal": {"quota_bytes": "64MiB"}});
+    let Some(mut fixture) = fixture("store_refuses::read_only", settings) else {
+        return;
+    };
+    let server = S3Server::start(S3Options::default()).await.unwrap();
+    let mut storage = Settings::of(&server)
+        .for_node(&fixture.scratch.path().join("secrets"))
+        .unwrap();
+    // Else the disk answers for the store.
+    storage["read_cache"] = json!("0B");
+    storage["retries_max"] = json!(1);
+    fixture.options.settings["storage"] = storage;
+    let ledger = Ledger::new(Workload::starting_now(13), [(1, TENANT.to_owned())]);
+    let node = fixture.start().await;
+    let mut otlp = Otlp::grpc(&node.otlp_grpc_url(), None).unwrap();
+    assert_eq!(send(&mut otlp, &ledger, 1, 0, 50).await, Reply::Accepted);
+    stored(&node).await;
+    node.stop().await.unwrap();
+
+    server.toxics().set(vec![Rule::always(&WRITES, Toxic::forbidden())]);
+    let node = fixture.start().await;
+    eventually("what it may not do, and what to grant", 30, async || {
+        node.process.lines().iter().any(|line| line.contains(ALLOWED))
+    })
+    .await;
+    let mut otlp = Otlp::grpc(&node.otlp_grpc_url(), None).unwrap();
+    assert_eq!(send(&mut otlp, &ledger, 1, 50, 50).await, Reply::Accepted);
+    let all_there = async |node: &Node, when: &str| {
+        let verdict = read_everything(node, &ledger, TENANT).await;
+        let verdict = verdict.unwrap_or_else(|error| panic!("{when}: {error:#}"));
+        assert!(verdict.is_clean(), "{when}: {verdict}");
+        assert_eq!(verdict.required, ledger.acknowledged(), "{when}");
+        node.assert_no_panic().unwrap();
+    };
+    all_there(&node, "while nothing can be stored").await;
+    fill(&mut otlp).await;
+    assert_retry_info(&node, ledger.workload().request(2, 0, 1)).await;
+    all_there(&node, "with a full log").await;
+
+    // A life on a log that is full and a store that takes nothing.
+    node.stop().await.unwrap();
+    let node = fixture.start().await;
+    let mut otlp = Otlp::grpc(&node.otlp_grpc_url(), None).unwrap();
+    all_there(&node, "after a restart with a full log").await;
+    fill(&mut otlp).await;
+
+    server.toxics().heal();
+    let mut next = 100;
+    eventually("writes are taken again", 90, async || {
+        next += 50;
+        send(&mut otlp, &ledger, 1, next, 50).await == Reply::Accepted
+    })
+    .await;
+    stored(&node).await;
+    all_there(&node, "when it may write again").await;
+    node.stop().await.unwrap();
+}
+
+/// Sends spans that do not compress well, and that nobody asks for, until the node has no room for more.
+async fn fill(otlp: &mut Otlp) {
+    let mut state = 0_u64;
+    let mut draw = || {
+        state += 1;
+        mix(0xF177, state)
+    };
+    for _ in 0..2_000 {
+        let spans = (0..100).map(|_| {
+            let text = (0..180).map(|_| format!("{:x}", draw())).collect::<String>();
+            let value = AnyValue {
+                value: Some(AttributeValue::StringValue(text.chars().take(2_000).collect())),
+            };
+            Span {
+                trace_id: [draw().to_be_bytes(), draw().to_be_bytes()].concat(),
+                span_id: draw().to_be_bytes().to_vec(),
+                name: "filler".to_owned(),
+                attributes: vec![KeyValue {
+                    key: "filler".to_owned(),
+                    value: Some(value),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }
+        });
+        let scope_spans = vec![ScopeSpans {
+            spans: spans.collect(),
+            ..Default::default()
+        }];
+        let resource_spans = vec![ResourceSpans {
+            scope_spans,
+            ..Default::default()
+        }];
+        match otlp.export(ExportTraceServiceRequest { resource_spans }).await {
+            Reply::Accepted => {}
+            Reply::Busy(said) => {
+                assert!(said.contains("the log"), "{said}");
+                return;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("nothing can be stored, and nothing was refused");
 }
 
 /// The first span of the last batch that was acknowledged.

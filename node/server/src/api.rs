@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ::http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
-use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
 use arc_swap::ArcSwap;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -163,7 +163,7 @@ pub async fn serve(api: Arc<Api>, request: Request<Incoming>) -> Response<ApiBod
         )),
         Some(route) if route.is_posted() && method != "POST" => Err(Refusal::new(Kind::WrongMethod, "use POST")),
         Some(_) if method == "other" => Err(Refusal::new(Kind::WrongMethod, "use GET")),
-        Some(route) if route.is_posted() => api.answer_posted(route, &head.headers, body).await,
+        Some(route) if route.is_posted() => api.answer_posted(route, &head, body).await,
         Some(route) => api.answer(route, &head.headers, head.uri.query()).await,
     };
     let wants_gzip = wants_gzip(&head.headers);
@@ -204,7 +204,7 @@ async fn serve_grpc(api: Arc<Api>, request: Request<Incoming>) -> Response<ApiBo
 }
 
 /// Reads a question that is in a body.
-async fn read_posted<B>(body: B) -> Result<Bytes, Refusal>
+pub(crate) async fn read_posted<B>(body: B) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -336,11 +336,14 @@ impl Api {
         })
     }
 
-    async fn answer_posted(&self, route: Route, headers: &HeaderMap, body: Incoming) -> Result<Answer, Refusal> {
+    async fn answer_posted(&self, route: Route, head: &request::Parts, body: Incoming) -> Result<Answer, Refusal> {
+        if route == Route::Mcp {
+            self.check_mcp_origin(&head.uri, &head.headers)?;
+        }
         let body = read_posted(body).await?;
         match route {
-            Route::TraceDiff => Ok(self.trace_diff(headers, &body).await?.into()),
-            _ => self.mcp(headers, &body).await,
+            Route::TraceDiff => Ok(self.trace_diff(&head.headers, &body).await?.into()),
+            _ => self.mcp(&head.headers, &body).await,
         }
     }
 

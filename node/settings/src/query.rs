@@ -8,6 +8,10 @@ use crate::problem::Problems;
 use crate::quantity::{ByteSize, Period};
 use crate::section::section;
 
+/// Origins that may be named, and the longest: a scheme, a DNS name and a port.
+const ORIGINS_MAX: usize = 64;
+const ORIGIN_BYTES_MAX: usize = 300;
+
 section! {
     /// Queries.
     pub struct QuerySettings {
@@ -34,6 +38,9 @@ section! {
         /// Whether `/api/mcp` answers: questions by the Model Context Protocol, so that what is found may reach a language
         /// model.
         mcp_enabled: bool = false,
+        /// Origins (`https://host:port`) of web pages that may speak to `/api/mcp`. Programs that are no browsers need not be
+        /// named, nor pages that are loaded from the very IP address or `localhost` that they ask.
+        mcp_origins: Vec<String> = Vec::new(),
         /// Queries that run at once on this node, whoever asks.
         concurrent_max: u32 = 64,
         /// Threads that scan. Absent: one per CPU the node may use.
@@ -70,6 +77,77 @@ impl QuerySettings {
             if value == 0 {
                 problems.add(field, "must be at least 1");
             }
+        }
+        if self.mcp_origins.len() > ORIGINS_MAX {
+            problems.add("mcp_origins", format!("must name at most {ORIGINS_MAX} origins"));
+        }
+        for (index, origin) in self.mcp_origins.iter().enumerate() {
+            if !is_origin(origin) {
+                let message =
+                    format!("must be as browsers send it, https://host or https://host:port: {origin:?} is not");
+                problems.add(&format!("mcp_origins.{index}"), message);
+            }
+        }
+    }
+}
+
+fn is_origin(text: &str) -> bool {
+    let is_plain = |part: &str| !part.is_empty() && !part.contains(['/', '@', '*', '?', '#', ' ']) && part.is_ascii();
+    text.len() <= ORIGIN_BYTES_MAX
+        && text
+            .split_once("://")
+            .is_some_and(|(scheme, host)| is_plain(scheme) && is_plain(host))
+}
+
+#[cfg(test)]
+mod tests {
+    //! Text in, the fields that are wrong out.
+
+    use super::{ORIGIN_BYTES_MAX, ORIGINS_MAX};
+    use crate::parse;
+
+    fn wrong(origins: &[String]) -> Vec<String> {
+        match parse(&format!("query: {{mcp_origins: {origins:?}}}")) {
+            Ok(_) => Vec::new(),
+            Err(error) => error.problems().iter().map(|problem| problem.field.clone()).collect(),
+        }
+    }
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        let named = |origin: &str| wrong(&[origin.to_owned()]);
+        for origin in ["https://tools.example", "http://[::1]:8080", "vscode-webview://panel"] {
+            assert!(named(origin).is_empty(), "{origin}");
+        }
+        for origin in [
+            "",
+            "*",
+            "null",
+            "tools.example",
+            "https://",
+            "https://a/",
+            "https://*.example",
+        ] {
+            assert_eq!(named(origin), ["query.mcp_origins.0"], "{origin}");
+        }
+    }
+
+    #[test]
+    fn origins_at_the_limit_and_one_beside_it() {
+        for (count, is_right) in [(ORIGINS_MAX - 1, true), (ORIGINS_MAX, true), (ORIGINS_MAX + 1, false)] {
+            assert_eq!(
+                wrong(&vec!["https://a".to_owned(); count]).is_empty(),
+                is_right,
+                "{count}"
+            );
+        }
+        for (length, is_right) in [
+            (ORIGIN_BYTES_MAX - 1, true),
+            (ORIGIN_BYTES_MAX, true),
+            (ORIGIN_BYTES_MAX + 1, false),
+        ] {
+            let origin = format!("https://{:a<1$}", "", length - 8);
+            assert_eq!(wrong(&[origin]).is_empty(), is_right, "{length}");
         }
     }
 }

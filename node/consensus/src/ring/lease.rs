@@ -10,9 +10,10 @@ use model::NodeId;
 
 /// Most leases at once.
 pub const LEASES_MAX: usize = 1_024;
-const NAME_BYTES_MAX: usize = 200;
+/// Longest name.
+pub(super) const NAME_BYTES_MAX: usize = 200;
 /// Longest a lease is given for at once. A holder renews; a dead one must not block a job for longer.
-const DURATION_NANOS_MAX: u64 = 600 * 1_000_000_000;
+pub(super) const DURATION_NANOS_MAX: u64 = 600 * 1_000_000_000;
 
 /// What a lease is for, for example `compaction/<tenant>`.
 pub type LeaseName = Arc<str>;

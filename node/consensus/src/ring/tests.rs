@@ -13,6 +13,8 @@ use super::*;
 use crate::harness::{Node, SOON};
 use crate::{GroupId, MemoryNetwork, Payload};
 
+mod bounds;
+
 const SECOND: u64 = 1_000_000_000;
 const START: u64 = 1_700_000_000 * SECOND;
 const CLUSTER: u128 = 77;

@@ -293,6 +293,7 @@ fn refused(text: &str) -> String {
 #[test]
 fn the_length_of_a_query_is_bounded() {
     let of_length = |length: usize| format!("{{ }}{}", " ".repeat(length - 3));
+    assert_eq!(refused(&of_length(limits::QUERY_BYTES_MAX - 1)), "accepted");
     assert_eq!(refused(&of_length(limits::QUERY_BYTES_MAX)), "accepted");
     assert_eq!(
         refused(&of_length(limits::QUERY_BYTES_MAX + 1)),
@@ -340,6 +341,47 @@ fn the_number_of_spansets_stages_and_patterns_is_bounded() {
     assert_eq!(refused(&patterns(16)), "accepted");
     assert!(refused(&patterns(17)).ends_with("query has more than 16 regular expressions"));
     assert!(refused("{ .a =~ `(a{1000}){1000}` }").starts_with("invalid regular expression"));
+}
+
+#[test]
+fn the_number_of_groups_quantiles_and_tops_is_bounded() {
+    let list = |n: usize| (0..n).map(|i| format!(".a{i}")).collect::<Vec<_>>().join(", ");
+    let quantiles = |n: usize| ", .5".repeat(n);
+    let (by, few) = (limits::METRICS_BY_MAX, limits::METRICS_BY_BUCKETED_MAX);
+    let (at_most, top) = (limits::QUANTILES_MAX, limits::COMPARE_TOP_MAX as usize);
+    type Ask<'a> = &'a dyn Fn(usize) -> String;
+    let cases: [(usize, Ask<'_>, &str); 5] = [
+        (
+            by,
+            &|n| format!("{{ }} | rate() by({})", list(n)),
+            "rate takes at most 5 by() attributes",
+        ),
+        (
+            few,
+            &|n| format!("{{ }} | histogram_over_time(duration) by({})", list(n)),
+            "histogram_over_time takes at most 4 by() attributes",
+        ),
+        (
+            few,
+            &|n| format!("{{ }} | quantile_over_time(duration, .5) by({})", list(n)),
+            "quantile_over_time takes at most 4 by() attributes",
+        ),
+        (
+            at_most,
+            &|n| format!("{{ }} | quantile_over_time(duration{})", quantiles(n)),
+            "more than 32 quantiles",
+        ),
+        (
+            top,
+            &|n| format!("{{ }} | compare({{ status = error }}, {n})"),
+            "compare() topN must be between 1 and 1000",
+        ),
+    ];
+    for (limit, ask, why) in cases {
+        assert_eq!(refused(&ask(limit - 1)), "accepted");
+        assert_eq!(refused(&ask(limit)), "accepted");
+        assert!(refused(&ask(limit + 1)).contains(why), "{}", refused(&ask(limit + 1)));
+    }
 }
 
 #[test]

@@ -4,12 +4,13 @@
 //! allows; nothing is remembered between them, so there are no sessions. Tools are in [`tools`].
 //!
 //! What always holds: a tool that fails is an answer that says why (`isError`), so that whoever asked can ask better;
-//! only what is not the protocol is an error of the protocol.
+//! only what is not the protocol is an error of the protocol. A web page speaks to it only if its [`origin`] may.
 
+mod origin;
 mod tools;
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{HeaderMap, HeaderValue, StatusCode};
+use ::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::answer::Spelled;
@@ -71,6 +72,17 @@ again while the node runs), shards and replication (how spans are spread and bat
 of questions), memory (budgets), log.";
 
 impl Api {
+    /// Refuses a request that a browser sends for a page that has no business here.
+    pub(super) fn check_mcp_origin(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        // What is not there is not there for anybody.
+        let query = &self.settings.query;
+        if !query.mcp_enabled || origin::is_let_in(uri, headers, &query.mcp_origins) {
+            return Ok(());
+        }
+        let message = "pages of this origin may not ask: name it in query.mcp_origins";
+        Err(Refusal::new(Kind::Forbidden, message))
+    }
+
     /// Answers one message.
     pub(super) async fn mcp(&self, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Refusal> {
         if !self.settings.query.mcp_enabled {

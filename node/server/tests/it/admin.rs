@@ -114,6 +114,40 @@ async fn the_status_is_the_document_that_the_operator_reads() {
     open.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_at_the_limit_and_one_beyond_it() {
+    const BYTES_MAX: usize = 1 << 20;
+    let open = Open::new().await;
+    let post = async |body: String| {
+        let asked = reqwest::Client::new().post(format!("http://{}/admin/v1/command", open.at));
+        let answer = asked.body(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let snapshot = r#"{"command": "snapshot"}"#;
+    for (length, code) in [(BYTES_MAX - 1, 200), (BYTES_MAX, 200), (BYTES_MAX + 1, 413)] {
+        let room = " ".repeat(length - snapshot.len());
+        let (said, why) = post(format!("{snapshot}{room}")).await;
+        assert_eq!(said, code, "{length}: {why}");
+    }
+    // A command that is not understood is not repeated at length.
+    let (code, said) = post(json!({"command": "x".repeat(BYTES_MAX / 2)}).to_string()).await;
+    assert!(code == 400 && said.len() < 1_000, "{code} {}", said.len());
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_are_checked_as_those_of_a_file_are() {
+    let open = Open::new().await;
+    let set = |retention: &str| json!({"command": "setLimits", "limits": {"defaults": {"retention": retention}}});
+    let (code, said) = open.tell(&set("59m")).await;
+    assert!(
+        code == 409 && said.contains("limits.defaults.retention"),
+        "{code} {said}"
+    );
+    assert_eq!(open.tell(&set("1h")).await.0, 200);
+    open.close().await;
+}
+
 #[test]
 fn every_command_of_the_operator_is_understood() {
     let commands: Vec<Value> = serde_json::from_str(COMMANDS).unwrap();

@@ -83,6 +83,42 @@ async fn it_is_not_there_unless_it_was_switched_on() {
 }
 
 #[tokio::test]
+async fn pages_of_other_origins_are_refused() {
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"}).to_string();
+    let said = async |door: &Door, path: &str, headers: &[(&str, &str)]| {
+        let mut request = reqwest::Client::new().post(format!("http://{}{path}", door.api));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.body(ping.clone()).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let door = mcp().await;
+    let own = format!("http://{}", door.api);
+    assert_eq!(said(&door, "/api/mcp", &[("origin", &own)]).await.0, 200);
+    let (status, text) = said(&door, "/api/mcp", &[("origin", "https://tools.example")]).await;
+    assert_eq!(status, 403);
+    assert!(text.contains("query.mcp_origins"), "{text}");
+    // A name that was made to point here: the browser takes page and node for the same host.
+    let rebound = [("origin", "http://evil.example:3200"), ("host", "evil.example:3200")];
+    assert_eq!(said(&door, "/api/mcp", &rebound).await.0, 403);
+
+    let door = open("query: {mcp_enabled: true, mcp_origins: ['https://tools.example']}").await;
+    assert_eq!(
+        said(&door, "/api/mcp", &[("origin", "https://tools.example")]).await.0,
+        200
+    );
+    assert_eq!(said(&door, "/api/mcp", &rebound).await.0, 403);
+
+    let door = open("").await;
+    assert_eq!(
+        said(&door, "/api/mcp", &rebound).await.0,
+        404,
+        "it is not there for anybody"
+    );
+}
+
+#[tokio::test]
 async fn the_protocol_is_spoken() {
     let door = mcp().await;
     let hello = call(&door, "initialize", json!({"protocolVersion": "2025-03-26"})).await;

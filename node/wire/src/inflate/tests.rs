@@ -176,6 +176,87 @@ fn several_gzip_members_and_zstd_frames_are_one_body() {
     }
 }
 
+/// Every piece as a member or frame of its own, one after the other.
+fn deflate_each<'a>(encoding: Encoding, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    pieces
+        .into_iter()
+        .flat_map(|piece| deflate(encoding, piece).to_vec())
+        .collect()
+}
+
+/// A zstd frame that decoders pass over (RFC 8878, 3.1.2).
+fn skippable(length: u32) -> Vec<u8> {
+    let mut frame = 0x184D_2A53_u32.to_le_bytes().to_vec();
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.resize(frame.len() + length as usize, b's');
+    frame
+}
+
+#[test]
+fn limits_are_for_all_members_and_frames_together() {
+    let limit = 700_000;
+    for encoding in [Encoding::Gzip, Encoding::Zstd] {
+        for (length, fits) in [(limit - 1, true), (limit, true), (limit + 1, false)] {
+            let plain = noise(length);
+            let body = deflate_each(encoding, plain.chunks(999));
+            let got = inflate(encoding, body.into(), &limits(limit));
+            match got {
+                Ok(body) => assert!(fits && body == plain, "{encoding:?} {length}"),
+                Err(error) => assert!(
+                    matches!(error, Error::BodyTooLarge { .. }) && !fits,
+                    "{encoding:?}: {error}"
+                ),
+            }
+        }
+        // No frame alone is a bomb.
+        let zeros = vec![0; 8 << 20];
+        let body = deflate_each(encoding, zeros.chunks(64 << 10));
+        let error = inflate(encoding, body.into(), &InflateLimits::default()).unwrap_err();
+        assert!(matches!(error, Error::Bomb { .. }), "{encoding:?}: {error}");
+    }
+}
+
+#[test]
+fn zstd_frames_to_be_skipped_are_no_part_of_the_body() {
+    let inflate = |body: Vec<u8>| inflate(Encoding::Zstd, body.into(), &limits(1000));
+    let frame = |plain: &[u8]| deflate(Encoding::Zstd, plain).to_vec();
+    let mixed = [
+        skippable(0),
+        frame(b"one"),
+        skippable(5000),
+        skippable(1),
+        frame(b"two"),
+        skippable(7),
+    ];
+    assert_eq!(&inflate(mixed.concat()).unwrap()[..], b"onetwo");
+    assert!(inflate(skippable(9)).unwrap().is_empty());
+    // One that says it is longer than what is there, up to the largest there can be.
+    for (length, sent) in [(9_u32, 8), (u32::MAX, 0), (u32::MAX, 64)] {
+        let mut body = frame(b"one");
+        body.extend_from_slice(&skippable(0)[..4]);
+        body.extend_from_slice(&length.to_le_bytes());
+        body.extend(vec![b's'; sent]);
+        assert_eq!(inflate(body).unwrap_err().kind(), Kind::Rejected, "{length} {sent}");
+    }
+}
+
+#[test]
+fn a_body_of_nothing_but_empty_members_is_empty() {
+    // Some 800,000 members of gzip, 2,000,000 frames of zstd.
+    for (encoding, empty) in [
+        (Encoding::Gzip, deflate(Encoding::Gzip, b"").to_vec()),
+        (Encoding::Zstd, deflate(Encoding::Zstd, b"").to_vec()),
+        (Encoding::Zstd, skippable(0)),
+    ] {
+        let body = empty.repeat((16 << 20) / empty.len());
+        assert!(
+            inflate(encoding, body.into(), &InflateLimits::default())
+                .unwrap()
+                .is_empty()
+        );
+    }
+}
+
 #[test]
 fn older_collectors_send_snappy_frames_under_the_name_of_the_block() {
     let framed = deflate(Encoding::SnappyFramed, b"hello");

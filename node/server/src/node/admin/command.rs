@@ -1,5 +1,6 @@
 //! What can be told to the cluster, and when it is not done.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -67,16 +68,25 @@ impl Admin {
                  if their disks are gone for good, start a new cluster on this bucket",
             )),
             AdminCommand::Finalize { format } => self.change(Body::RaiseFeatureLevel(format)).await,
-            AdminCommand::SetLimits { limits } => {
-                self.common.limits.store(std::sync::Arc::new(*limits));
-                Ok(())
-            }
+            AdminCommand::SetLimits { limits } => self.set_limits(*limits),
             AdminCommand::Abandon { shard, generation } => {
                 let (shard, generation) = (ShardId(shard), Generation(generation));
                 self.abandon(GroupKey { shard, generation }).await
             }
             AdminCommand::Snapshot => self.snapshot().await,
         }
+    }
+
+    /// As when the settings file is read again: limits that a file may not have are not taken here either.
+    fn set_limits(&self, limits: LimitSettings) -> Result<(), No> {
+        let mut settings = (*self.common.settings).clone();
+        settings.limits = limits;
+        settings
+            .validate()
+            .map_err(|problems| No::refused(problems.to_string()))?;
+        self.common.tenancy.configure(&settings.limits);
+        self.common.limits.store(Arc::new(settings.limits));
+        Ok(())
     }
 
     fn record(&self, node: NodeId) -> Result<NodeRecord, No> {

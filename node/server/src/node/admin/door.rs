@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,9 +23,10 @@ use super::{Admin, AdminCommand, No};
 use crate::peer::tls::PeerTls;
 
 const CONNECTIONS_MAX: usize = 64;
-const BODY_BYTES_MAX: usize = 1 << 20;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What is said of a command that is not understood, and of one in the log, which may repeat what was sent.
+const SAID_CHARS_MAX: usize = 400;
 
 /// Serves until stopped. Requests under way then are dropped: every command may be repeated.
 pub(in crate::node) async fn serve(
@@ -89,12 +90,13 @@ async fn answer(admin: &Admin, request: Request<Incoming>) -> Response<Full<Byte
     match (head.uri.path(), &head.method) {
         ("/admin/v1/status", &Method::GET) => say(StatusCode::OK, &admin.status().await),
         ("/admin/v1/command", &Method::POST) => {
-            let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
-                return no(StatusCode::BAD_REQUEST, "no whole body");
+            let body = match crate::api::read_posted(body).await {
+                Ok(body) => body,
+                Err(refusal) => return no(refusal.kind.http_status(), refusal.message.into_owned()),
             };
-            match serde_json::from_slice::<AdminCommand>(&body.to_bytes()) {
+            match serde_json::from_slice::<AdminCommand>(&body) {
                 Ok(command) => outcome(admin, command).await,
-                Err(error) => no(StatusCode::BAD_REQUEST, error.to_string()),
+                Err(error) => no(StatusCode::BAD_REQUEST, clipped(&error.to_string())),
             }
         }
         ("/admin/v1/status" | "/admin/v1/command", _) => {
@@ -105,7 +107,7 @@ async fn answer(admin: &Admin, request: Request<Incoming>) -> Response<Full<Byte
 }
 
 async fn outcome(admin: &Admin, command: AdminCommand) -> Response<Full<Bytes>> {
-    let said = format!("{command:?}");
+    let said = clipped(&format!("{command:?}"));
     let outcome = admin.tell(command).await;
     match &outcome {
         Ok(()) => tracing::info!(command = said, "an admin command was carried out"),
@@ -121,6 +123,10 @@ async fn outcome(admin: &Admin, command: AdminCommand) -> Response<Full<Bytes>> 
             no(StatusCode::MISDIRECTED_REQUEST, message)
         }
     }
+}
+
+fn clipped(text: &str) -> String {
+    text.chars().take(SAID_CHARS_MAX).collect()
 }
 
 /// Why not, for people.
