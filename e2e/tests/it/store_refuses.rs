@@ -348,9 +348,12 @@ async fn a_store_that_may_only_be_read_holds_up_writes_and_no_questions() {
     node.stop().await.unwrap();
 }
 
+/// Refused so often in a row, a log is full.
+const REFUSED_WHEN_FULL: u32 = 20;
+
 /// Sends spans that do not compress well, and that nobody asks for, until the node has no room for more.
 async fn fill(otlp: &mut Otlp) {
-    let mut state = 0_u64;
+    let (mut state, mut refused) = (0_u64, 0);
     let mut draw = || {
         state += 1;
         mix(0xF177, state)
@@ -382,8 +385,15 @@ async fn fill(otlp: &mut Otlp) {
             ..Default::default()
         }];
         match otlp.export(ExportTraceServiceRequest { resource_spans }).await {
-            Reply::Accepted => {}
-            Reply::Busy(said) | Reply::Broken(said) if said.contains("the log") => return,
+            Reply::Accepted => refused = 0,
+            // Once may be a queue that is full for a moment.
+            Reply::Busy(said) | Reply::Broken(said) if said.contains("the log") => {
+                refused += 1;
+                if refused == REFUSED_WHEN_FULL {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
             other => panic!("{other:?}"),
         }
     }
