@@ -348,56 +348,63 @@ async fn a_store_that_may_only_be_read_holds_up_writes_and_no_questions() {
     node.stop().await.unwrap();
 }
 
-/// Refused so often in a row, a log is full.
+/// Refused so often in a row, a log has no room for requests of this size; once may be a queue that is full for a moment.
 const REFUSED_WHEN_FULL: u32 = 20;
 
-/// Sends spans that do not compress well, and that nobody asks for, until the node has no room for more.
+/// Sends spans that do not compress well, and that nobody asks for, until the node has no room for more: first many at
+/// once, then one by one.
 async fn fill(otlp: &mut Otlp) {
-    let (mut state, mut refused) = (0_u64, 0);
-    let mut draw = || {
-        state += 1;
-        mix(0xF177, state)
-    };
-    for _ in 0..2_000 {
-        let spans = (0..100).map(|_| {
-            let text = (0..180).map(|_| format!("{:x}", draw())).collect::<String>();
-            let value = AnyValue {
-                value: Some(AttributeValue::StringValue(text.chars().take(2_000).collect())),
-            };
-            Span {
-                trace_id: [draw().to_be_bytes(), draw().to_be_bytes()].concat(),
-                span_id: draw().to_be_bytes().to_vec(),
-                name: "filler".to_owned(),
-                attributes: vec![KeyValue {
-                    key: "filler".to_owned(),
-                    value: Some(value),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }
-        });
-        let scope_spans = vec![ScopeSpans {
-            spans: spans.collect(),
-            ..Default::default()
-        }];
-        let resource_spans = vec![ResourceSpans {
-            scope_spans,
-            ..Default::default()
-        }];
-        match otlp.export(ExportTraceServiceRequest { resource_spans }).await {
-            Reply::Accepted => refused = 0,
-            // Once may be a queue that is full for a moment.
-            Reply::Busy(said) | Reply::Broken(said) if said.contains("the log") => {
-                refused += 1;
-                if refused == REFUSED_WHEN_FULL {
-                    return;
+    let mut state = 0_u64;
+    for spans in [100, 1] {
+        let mut refused = 0;
+        let mut tries = 0;
+        while refused < REFUSED_WHEN_FULL {
+            tries += 1;
+            assert!(tries < 2_000, "nothing can be stored, and nothing was refused");
+            match otlp.export(filler(&mut state, spans)).await {
+                Reply::Accepted => refused = 0,
+                Reply::Busy(said) | Reply::Broken(said) if said.contains("the log") => {
+                    refused += 1;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
         }
     }
-    panic!("nothing can be stored, and nothing was refused");
+}
+
+fn filler(state: &mut u64, spans: usize) -> ExportTraceServiceRequest {
+    let mut draw = || {
+        *state += 1;
+        mix(0xF177, *state)
+    };
+    let spans = (0..spans).map(|_| {
+        let text = (0..180).map(|_| format!("{:x}", draw())).collect::<String>();
+        let value = AnyValue {
+            value: Some(AttributeValue::StringValue(text.chars().take(2_000).collect())),
+        };
+        Span {
+            trace_id: [draw().to_be_bytes(), draw().to_be_bytes()].concat(),
+            span_id: draw().to_be_bytes().to_vec(),
+            name: "filler".to_owned(),
+            attributes: vec![KeyValue {
+                key: "filler".to_owned(),
+                value: Some(value),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    });
+    let scope_spans = vec![ScopeSpans {
+        spans: spans.collect(),
+        ..Default::default()
+    }];
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            scope_spans,
+            ..Default::default()
+        }],
+    }
 }
 
 /// The first span of the last batch that was acknowledged.
