@@ -4,8 +4,10 @@
 //! file and is kept in memory for the conditions. A child never outlives its handle.
 
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -344,10 +346,22 @@ impl Node {
     }
 }
 
-/// For programs that cannot bind port 0 and say what they got. Another process could take the port in between; the
-/// kernel hands out others first.
+/// For programs that cannot bind port 0 and say what they got.
+///
+/// Below the ports that the kernel hands out to whoever binds port 0 or connects, so that none of those takes it before
+/// the program does; never twice in one process, and processes begin at different places.
 pub fn free_addr() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    const PORTS: Range<u32> = 10_000..32_768;
+    static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(61);
+    for _ in PORTS {
+        let next = begin.wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(PORTS.start + next % (PORTS.end - PORTS.start))?;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    anyhow::bail!("no port is free below {}", PORTS.end)
 }
 
 /// Reads `listening <name> <addr>`.
